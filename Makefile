@@ -1,0 +1,32 @@
+# Every target works from a bare clone; a second call reinstalls nothing.
+PYTHON ?= python3
+BIN := .venv/bin
+DONE := .venv/.installed
+
+.PHONY: run test lint app docs clean
+
+$(DONE): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "weavescope needs Python >= 3.11: make PYTHON=python3.12 ..."; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[app,test,lint,docs]'
+	touch $(DONE)
+
+run: $(DONE)
+	$(BIN)/probe run --out runs/headline
+
+test: $(DONE)
+	$(BIN)/python -m pytest
+
+lint: $(DONE)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+app: $(DONE)
+	$(BIN)/streamlit run app/main.py
+
+docs: $(DONE)
+	$(BIN)/mkdocs build --strict
+
+clean:
+	rm -rf .venv runs site build

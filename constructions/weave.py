@@ -1,0 +1,153 @@
+"""Weave functions: the relative position W that a (query, key) pair gets in place of its distance (paper Eq. 2).
+
+Each function is written with `+ - * // > <=` alone, so one definition serves Python ints, NumPy arrays and torch tensors,
+elementwise and with broadcasting. Positions are 0-based; `d = t - i >= 0`. Nothing here knows about masks: a value for
+i > t is meaningless.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+Positions = Any
+"""An int, a NumPy array or a torch tensor of integers."""
+
+
+class WeaveError(ValueError):
+    """A weave parameter is outside its domain."""
+
+
+def _require(ok: bool, what: str, expected: str, got: object) -> None:
+    if not ok:
+        raise WeaveError(f"{what}: expected {expected}, got {got}")
+
+
+def _require_int(weave: Weave, name: str, least: int) -> None:
+    value = getattr(weave, name)
+    is_int = isinstance(value, int) and not isinstance(value, bool)
+    _require(is_int and value >= least, f"{weave.name}: {name}", f"an integer >= {least}", value)
+
+
+@dataclass(frozen=True)
+class Weave:
+    """A weave function of a query position t and a key position i.
+
+    `subadditive` says whether W(a + b) <= W(a) + W(b), the property under which the theorems bound the horizon;
+    `by_distance` whether W depends on t - i alone.
+    """
+
+    name: ClassVar[str]
+    by_distance: ClassVar[bool] = True
+    subadditive: ClassVar[bool] = True
+    exact_until: ClassVar[str | None] = None
+    """The parameter up to which W(d) = d, for display."""
+
+    def __call__(self, t: Positions, i: Positions) -> Positions:
+        """The relative position of key i for query t."""
+        return self.of(t - i)
+
+    def of(self, d: Positions) -> Positions:
+        """W(d), for weaves that depend on the distance alone.
+
+        Raises:
+            WeaveError: this weave depends on t and i, not on their difference alone.
+        """
+        raise WeaveError(f"{self.name} depends on the query and key positions, not on their distance alone")
+
+    def parameters(self) -> dict[str, float]:
+        """The parameters by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+@dataclass(frozen=True)
+class Linear(Weave):
+    """W(d) = d: the positions as trained."""
+
+    name: ClassVar[str] = "linear"
+
+    def of(self, d: Positions) -> Positions:
+        return d
+
+
+@dataclass(frozen=True)
+class Clamp(Weave):
+    """ReRoPE: W(d) = min(d, N) (paper Sec. 2; https://kexue.fm/archives/9708)."""
+
+    N: int
+    name: ClassVar[str] = "clamp"
+    exact_until: ClassVar[str | None] = "N"
+
+    def __post_init__(self) -> None:
+        _require_int(self, "N", 1)
+
+    def of(self, d: Positions) -> Positions:
+        return d - (d - self.N) * (d > self.N)
+
+
+@dataclass(frozen=True)
+class Leaky(Weave):
+    """Leaky ReRoPE: W(d) = d up to w, then w + (d - w)/k (paper Sec. 2; https://kexue.fm/archives/9728)."""
+
+    w: int
+    k: float
+    name: ClassVar[str] = "leaky"
+    exact_until: ClassVar[str | None] = "w"
+
+    def __post_init__(self) -> None:
+        _require_int(self, "w", 0)
+        _require(math.isfinite(self.k) and self.k >= 1, "leaky: k", "a finite number >= 1", self.k)
+
+    def of(self, d: Positions) -> Positions:
+        far = d > self.w
+        return d * (1 - 1 * far) + (self.w + (d - self.w) / self.k) * far
+
+
+@dataclass(frozen=True)
+class Stair(Weave):
+    """Stair PE: W(d) = d up to N, then N + ceil((d - N)/E) (paper Eq. 3).
+
+    The ceiling makes every step end, not begin, on a multiple of E past N.
+    """
+
+    N: int
+    E: int
+    name: ClassVar[str] = "stair"
+    exact_until: ClassVar[str | None] = "N"
+
+    def __post_init__(self) -> None:
+        _require_int(self, "N", 0)
+        _require_int(self, "E", 1)
+
+    def of(self, d: Positions) -> Positions:
+        far = d > self.N
+        step = self.N - (self.N - d) // self.E  # -((-x) // E) is ceil(x / E) in integers
+        return d * (1 - 1 * far) + step * far
+
+
+@dataclass(frozen=True)
+class Grouped(Weave):
+    """Self-Extend: d below W; else (t//G + W - W//G) - i//G (paper App. G; https://arxiv.org/abs/2401.01325).
+
+    Depends on t and i, not on d alone, and is therefore not subadditive as a function of d.
+    """
+
+    W: int
+    G: int
+    name: ClassVar[str] = "grouped"
+    by_distance: ClassVar[bool] = False
+    subadditive: ClassVar[bool] = False
+    exact_until: ClassVar[str | None] = "W"
+
+    def __post_init__(self) -> None:
+        _require_int(self, "W", 1)
+        _require_int(self, "G", 1)
+
+    def __call__(self, t: Positions, i: Positions) -> Positions:
+        near = (t - i) < self.W
+        grouped = t // self.G + self.W - self.W // self.G - i // self.G
+        return (t - i) * (1 * near) + grouped * (1 - 1 * near)
+
+
+WEAVES: dict[str, type[Weave]] = {kind.name: kind for kind in (Linear, Clamp, Leaky, Stair, Grouped)}

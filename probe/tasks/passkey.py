@@ -1,0 +1,103 @@
+"""Pass-key retrieval: a number hidden at a known depth in filler, then asked for.
+
+The prompt follows the paper's evaluation (Sec. 4.1, Fig. 3): a task description, filler sentences, the
+needle "The pass key is K. Remember it. K is the pass key.", more filler, and the question. Lengths are exact in tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+TASK = "There is a pass key hidden in this text. Find it and remember it."
+FILLER = (" The grass is green.", " The sky is blue.", " The sun is yellow.", " Here we go.", " There and back again.")
+NEEDLE = " The pass key is {key}. Remember it. {key} is the pass key."
+QUESTION = "\nWhat is the pass key? The pass key is"
+ANSWER = " {key}"
+
+
+class Tokenizer(Protocol):
+    """The part of a Hugging Face tokenizer that the tasks use."""
+
+    bos_token_id: int | None
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
+
+
+@dataclass(frozen=True)
+class PasskeySample:
+    """One prompt with its answer; `prompt` and `answer` together are exactly the length that was asked for."""
+
+    prompt: list[int]
+    answer: list[int]
+    key: str
+    depth: float
+    needle: tuple[int, int]
+    """Half-open token range of the needle inside the prompt."""
+
+
+def _pieces(tokenizer: Tokenizer, key: str) -> tuple[list[int], list[int], list[int], list[int]]:
+    """Token ids of head, needle, question and answer."""
+    bos = tokenizer.bos_token_id
+    encode = lambda text: tokenizer.encode(text, add_special_tokens=False)  # noqa: E731
+    return (
+        ([] if bos is None else [bos]) + encode(TASK),
+        encode(NEEDLE.format(key=key)),
+        encode(QUESTION),
+        encode(ANSWER.format(key=key)),
+    )
+
+
+def _fill(sentences: Sequence[list[int]], count: int, rng: np.random.Generator) -> list[int]:
+    """`count` tokens of whole sentences cycling from a random start; only the last one may be cut."""
+    at = int(rng.integers(len(sentences)))
+    ids: list[int] = []
+    while len(ids) < count:
+        ids += sentences[at % len(sentences)]
+        at += 1
+    return ids[:count]
+
+
+def minimum_length(tokenizer: Tokenizer, digits: int = 5) -> int:
+    """Tokens that a sample needs with no filler at all."""
+    return sum(map(len, _pieces(tokenizer, "1" * digits)))
+
+
+def passkey_sample(
+    tokenizer: Tokenizer,
+    length: int,
+    depth: float,
+    rng: np.random.Generator,
+    *,
+    digits: int = 5,
+    filler: Sequence[list[int]] | None = None,
+) -> PasskeySample:
+    """Draw one sample.
+
+    Args:
+        tokenizer: encodes the texts; its `bos` token, if any, starts the prompt.
+        length: tokens of prompt and answer together.
+        depth: share of the filler that comes before the needle, 0 to 1.
+        rng: draws the key and where the filler starts.
+        digits: digits of the key; the first is never 0.
+        filler: encoded sentences to use in place of the paper's five.
+
+    Raises:
+        ValueError: `length` is too short to hold the task without filler, or depth is outside [0, 1].
+    """
+    if not 0 <= depth <= 1:
+        raise ValueError(f"depth: expected 0 to 1, got {depth}")
+    key = str(rng.integers(10 ** (digits - 1), 10**digits))
+    head, needle, question, answer = _pieces(tokenizer, key)
+    room = length - sum(map(len, (head, needle, question, answer)))
+    if room < 0:
+        raise ValueError(f"length: expected at least {length - room} tokens to hold a pass key, got {length}")
+    sentences = filler or [tokenizer.encode(text, add_special_tokens=False) for text in FILLER]
+    before = round(depth * room)
+    prompt = head + _fill(sentences, before, rng)
+    start = len(prompt)
+    prompt += needle + _fill(sentences, room - before, rng) + question
+    return PasskeySample(prompt, answer, key, depth, (start, start + len(needle)))
