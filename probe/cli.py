@@ -1,0 +1,283 @@
+"""The `probe` command: parse, call, print. No science lives here."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import signal
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+from probe.errors import ProbeError
+
+_RUN_EXAMPLES = """\
+examples:
+  probe run                                       the embedded model, four windows long, every default
+  probe run --model ./my-llama --layer all --dim 0-19 --scheme origin,rerope,stair
+  probe run --scheme "origin,rerope(N=64),rerope(N=64)+logn" --length 4096 --site resid,attn
+  probe run --model meta-llama/Llama-2-7b-hf --length 12000 --input word:hello --device cuda
+
+The table shows, per scheme and dimension, the threshold H, the position where the hidden state lastingly crosses it
+(predicted) and the position where the likelihood leaves its in-window band (measured); '-' is none.
+Positions are 0-based: the trained window M is positions 0 to M-1.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors are one line, exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def parse_numbers(text: str, what: str, everything: Sequence[int]) -> tuple[int, ...]:
+    """Numbers from "1,2", "0-19", "all" or a mix; order kept, repeats dropped.
+
+    Raises:
+        ProbeError: anything else.
+    """
+    numbers: list[int] = []
+    for part in (part.strip() for part in text.split(",")):
+        match = re.fullmatch(r"(-?\d+)(?:-(\d+))?", part)
+        if part == "all":
+            numbers += everything
+        elif match and match[2] is not None and int(match[2]) - int(match[1]) < 1_000_000:
+            numbers += range(int(match[1]), int(match[2]) + 1)
+        elif match and match[2] is None:
+            numbers.append(int(match[1]))
+        else:
+            raise ProbeError(f"--{what}: expected numbers like 1,2 or 0-19 or all, got {text!r}")
+    return tuple(dict.fromkeys(numbers))
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("model")
+    group.add_argument("--model", default="rope", metavar="M", help="embedded name, local folder or hub id (default: rope)")
+    group.add_argument("--window", type=int, metavar="M", help="trained window, if the config's is wrong or missing")
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
+    group.add_argument("--dtype", default="auto", help="auto, float32, float64, bfloat16, float16 (default: float32 on CPU, the checkpoint's elsewhere)")
+    group.add_argument("--trust-remote-code", action="store_true", help="run Python code from the model's repository")
+    group.add_argument("--allow-pickle", action="store_true", help="accept weights that are not safetensors (loading them can run code)")
+
+
+def _add_run(commands: Any) -> None:
+    run = commands.add_parser(
+        "run", help="record hidden states past the window, predict failure and measure it", epilog=_RUN_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    _add_model_options(run)
+    what = run.add_argument_group("what is recorded")
+    what.add_argument("--layer", default="1,2", help="layers, 1 is the first: 1,2 or 1-4 or all (default: 1,2)")
+    what.add_argument("--dim", default="1,6", help="hidden dimensions, from 0: 1,6 or 0-19 or all (default: 1,6)")
+    what.add_argument("--site", default="resid", help="resid (layer output), attn, mlp, or several (default: resid)")
+    what.add_argument("--scheme", default="origin,dynamic-ntk,rerope", help="see 'probe schemes' (default: %(default)s)")
+    what.add_argument("--length", type=int, help="tokens (default: four windows, or a file whole)")
+    what.add_argument("--input", default="word:hello", help="word:TEXT, token:ID, ids:FILE (JSON list), text:FILE (default: word:hello)")
+    judge = run.add_argument_group("how it is judged")
+    judge.add_argument("--detector", default="paper", help="paper (value at M) or range (range seen in the window; default: paper)")
+    judge.add_argument("--burn-in", type=int, help="first position of the in-window reference (default: M/8)")
+    judge.add_argument("--run-length", type=int, help="positions that a crossing must last (default: max(8, M/16))")
+    judge.add_argument("--margin", type=float, default=3.0, help="robust standard deviations of slack (default: 3)")
+    how = run.add_argument_group("how it runs")
+    how.add_argument("--backend", default="pieces", help="pieces (fast) or dense (the T x T reference; default: pieces)")
+    how.add_argument("--seed", type=int, default=0)
+    how.add_argument("--out", type=Path, help="run folder to make (default: runs/TIME-MODEL)")
+    how.add_argument("--force", action="store_true", help="replace a run that is at --out already")
+    how.add_argument("--json", action="store_true", help="print one JSON object and nothing else on stdout")
+    how.add_argument("--quiet", action="store_true", help="no progress bar")
+    run.set_defaults(command=_run)
+
+
+def _add_eval(commands: Any) -> None:
+    evaluate = commands.add_parser("eval", help="pass-key accuracy or likelihood at chosen lengths, under any scheme")
+    _add_model_options(evaluate)
+    evaluate.add_argument("--task", default="passkey", help="passkey or nll (default: passkey)")
+    evaluate.add_argument("--scheme", default="origin", help="see 'probe schemes' (default: origin)")
+    evaluate.add_argument("--lengths", default=None, help="tokens, e.g. 128,512 (default: M/4, M/2, M, 2M)")
+    evaluate.add_argument("--samples", type=int, default=50, help="samples per length (default: 50)")
+    evaluate.add_argument("--seed", type=int, default=1)
+    evaluate.add_argument("--json", action="store_true", help="print one JSON object and nothing else on stdout")
+    evaluate.add_argument("--quiet", action="store_true", help="no progress bar")
+    evaluate.set_defaults(command=_eval)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command."""
+    parser = _Parser(
+        prog="probe", description="Where does a language model break past its training window, and what do weave schemes do about it?",
+        epilog="Start with 'probe run': it needs no model, no GPU and no network.",
+    )  # fmt: skip
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+    _add_run(commands)
+    _add_eval(commands)
+    models = commands.add_parser("models", help="list embedded models and supported families")
+    models.add_argument("--json", action="store_true")
+    models.set_defaults(command=_models)
+    schemes = commands.add_parser("schemes", help="list position schemes with their parameters and defaults")
+    schemes.add_argument("--window", type=int, default=4096, help="trained window the defaults are shown for (default: 4096)")
+    schemes.add_argument("--json", action="store_true")
+    schemes.set_defaults(command=_schemes)
+    return parser
+
+
+def format_table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
+    """Rows as aligned text; None is '-', numbers are right-aligned."""
+    cells = [[_cell(row[name]) for name in columns] for row in rows]
+    widths = [max(len(name), *(len(line[at]) for line in cells)) for at, name in enumerate(columns)]
+    number = [all(not isinstance(row[name], str) for row in rows) for name in columns]
+    lines = [list(columns), ["-" * width for width in widths], *cells]
+    return "\n".join(
+        "  ".join(text.rjust(width) if right else text.ljust(width) for text, width, right in zip(line, widths, number, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _bar(quiet: bool) -> tuple[Any, Any]:
+    """A progress callback on stderr and the function that ends it."""
+    from tqdm import tqdm
+
+    bar = tqdm(total=100, file=sys.stderr, disable=quiet, bar_format="{desc} {percentage:3.0f}%|{bar:30}| {elapsed}", leave=False)
+
+    def progress(share: float, line: str) -> None:
+        bar.set_description_str(line, refresh=False)
+        bar.n = round(100 * share)
+        bar.refresh()
+
+    return progress, bar.close
+
+
+def _load(args: argparse.Namespace) -> Any:
+    from probe.models.load import load_model
+
+    return load_model(
+        args.model, device=args.device, dtype=args.dtype, window=args.window,
+        trust_remote_code=args.trust_remote_code, allow_pickle=args.allow_pickle,
+    )  # fmt: skip
+
+
+def _run(args: argparse.Namespace) -> None:
+    from probe.runner import RunSettings, run_probe
+    from probe.thresholds.detectors import Settings
+
+    _check_detection(args)
+    loaded = _load(args)
+    settings = RunSettings(
+        layers=parse_numbers(args.layer, "layer", range(1, loaded.layers + 1)),
+        dims=parse_numbers(args.dim, "dim", range(loaded.model.config.hidden_size)),
+        sites=tuple(dict.fromkeys(part.strip() for part in args.site.split(","))),
+        schemes=args.scheme, input=args.input, length=args.length, detector=args.detector,
+        detection=Settings(args.burn_in, args.run_length, args.margin), backend=args.backend, seed=args.seed,
+    )  # fmt: skip
+    out = args.out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{Path(args.model).name}"
+    progress, close = _bar(args.quiet)
+    try:
+        run = run_probe(loaded, settings, out, force=args.force, progress=progress)
+    finally:
+        close()
+    _print_run(run, args.json)
+
+
+def _check_detection(args: argparse.Namespace) -> None:
+    for name, value, least in (("length", args.length, 2), ("burn-in", args.burn_in, 0), ("run-length", args.run_length, 1), ("margin", args.margin, 0)):
+        if value is not None and not value >= least:
+            raise ProbeError(f"--{name}: expected at least {least}, got {value}")
+
+
+def _print_run(run: Any, as_json: bool) -> None:
+    info = run.info
+    if info["input"]["length"] <= info["window"]:
+        print(f"probe: note: {info['input']['length']} tokens do not reach past the window of {info['window']}", file=sys.stderr)
+    if as_json:
+        keys = ("scheme", "site", "layer", "dim", "detector", "threshold", "direction", "predicted", "measured", "margin")
+        rows = [{key: row[key] for key in keys} for row in info["rows"]]
+        print(json.dumps({"run": str(run.path), "model": info["model"], "window": info["window"], "rows": rows}))
+        return
+    print(f"model {info['model']}, window M = {info['window']}, {info['input']['length']} tokens of {info['input']['spec']}, detector {info['detector']}\n")
+    print(format_table(info["rows"], ("scheme", "site", "layer", "dim", "threshold", "direction", "margin", "predicted", "measured")))
+    print("\npredicted: the hidden state lastingly crosses its threshold; measured: the likelihood leaves its in-window band")
+    print(f"figure:  {run.path / 'figure.html'}\nrun:     {run.path}")
+
+
+def _eval(args: argparse.Namespace) -> None:
+    from probe.tasks.evaluate import evaluate
+
+    loaded = _load(args)
+    window = loaded.window
+    lengths = parse_numbers(args.lengths, "lengths", ()) if args.lengths else (window // 4, window // 2, window, 2 * window)
+    progress, close = _bar(args.quiet)
+    try:
+        result = evaluate(loaded, args.task, args.scheme, lengths, samples=args.samples, seed=args.seed, progress=progress)
+    finally:
+        close()
+    if args.json:
+        print(json.dumps(result))
+    else:
+        print(f"model {result['model']}, window M = {window}, task {args.task}, {args.samples} samples per length, seed {args.seed}\n")
+        print(format_table(result["rows"], tuple(result["rows"][0])))
+
+
+def _models(args: argparse.Namespace) -> None:
+    from probe.models.embedded import MODELS
+    from probe.models.families import FAMILIES
+
+    rows = [
+        {"name": row.name, "positions": row.positions, "window": row.window,
+         "trained": "yes" if (row.folder / "config.json").exists() else "no", "summary": row.summary}
+        for row in MODELS.values()
+    ]  # fmt: skip
+    if args.json:
+        print(json.dumps({"embedded": rows, "families": list(FAMILIES)}))
+        return
+    print(format_table(rows, ("name", "positions", "window", "trained", "summary")))
+    print(f"\nAny local folder or hub id of these families works too: {', '.join(FAMILIES)}")
+
+
+def _schemes(args: argparse.Namespace) -> None:
+    from probe.schemes.parse import SCALES
+    from probe.schemes.presets import PRESETS
+
+    if args.window < 2:
+        raise ProbeError(f"--window: expected at least 2, got {args.window}")
+    rows = [
+        {"name": row.name, "rule": row.summary, "parameters": row.defaults(args.window), "source": row.source}
+        for row in PRESETS.values()
+    ]
+    if args.json:
+        print(json.dumps({"window": args.window, "schemes": rows, "extras": list(SCALES)}))
+        return
+    shown = [row | {"parameters": ", ".join(f"{key}={value:g}" for key, value in row["parameters"].items()) or None} for row in rows]
+    print(format_table(shown, ("name", "parameters", "rule", "source")))
+    print(f"\ndefaults for a window of {args.window}; override with name(N=64,E=8), add {', '.join('+' + name for name in SCALES)}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code: 0, or 2 for bad input (one line on stderr)."""
+    # A polite kill unwinds the stack, so that a half-written run folder is taken away.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    args = build_parser().parse_args(argv)
+    try:
+        args.command(args)
+    except ProbeError as error:
+        print(f"probe: error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        print("probe: interrupted; nothing was left half-written", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,153 @@
+"""Figure 2 of the paper, from a run folder: hidden dimensions over position, and under them the likelihood they predict."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from probe.figures.style import THRESHOLD_COLOUR, WINDOW_COLOUR, scheme_colour
+from probe.recording.folder import Run
+from probe.thresholds.detectors import Settings
+from probe.thresholds.measured import nll_threshold, smooth_nll
+
+MAX_POINTS = 2000
+"""Points drawn per line; more are thinned, keeping the least and the greatest of every bin."""
+
+Row = dict[str, Any]
+
+
+def thin(positions: np.ndarray, values: np.ndarray, most: int = MAX_POINTS) -> tuple[np.ndarray, np.ndarray]:
+    """At most about `most` points that show the same envelope: the extremes of each bin, in order."""
+    if len(values) <= most:
+        return positions, values
+    edges = np.linspace(0, len(values), most // 2 + 1).astype(int)
+    keep = {
+        start + int(pick(values[start:stop]))
+        for start, stop in zip(edges[:-1], edges[1:], strict=True)
+        for pick in (np.argmin, np.argmax)
+    }
+    index = np.array(sorted(keep))
+    return positions[index], values[index]
+
+
+def detection_settings(info: dict[str, Any]) -> Settings:
+    """The detector settings that a run was made with."""
+    used = info["detection"]
+    return Settings(used["burn_in"], used["run"], used["margin"])
+
+
+def _line(figure: go.Figure, at: tuple[int, int], positions: np.ndarray, values: np.ndarray, scheme: str) -> None:
+    x, y = thin(positions, values)
+    figure.add_trace(
+        go.Scatter(x=x, y=y, mode="lines", name=scheme, legendgroup=scheme, showlegend=False,
+                   line={"color": scheme_colour(scheme), "width": 1.6},
+                   hovertemplate=f"{scheme}<br>position %{{x}}<br>%{{y:.4g}}<extra></extra>"),
+        row=at[0], col=at[1],
+    )  # fmt: skip
+
+
+def _label_ends(figure: go.Figure, at: tuple[int, int], ends: list[tuple[str, float, float]], span: float) -> None:
+    """Write each scheme's name at its line's end, spread apart so that no two overlap."""
+    least, previous = 0.075 * span, -np.inf
+    for scheme, x, y in sorted(ends, key=lambda end: end[2]):
+        placed = max(y, previous + least)
+        previous = placed
+        figure.add_annotation(
+            x=x, y=placed, text=scheme, showarrow=False, xanchor="left", xshift=4,
+            font={"color": scheme_colour(scheme), "size": 12}, row=at[0], col=at[1],
+        )  # fmt: skip
+
+
+def _mark(figure: go.Figure, at: tuple[int, int], position: int, value: float, scheme: str, what: str) -> None:
+    """A marker where a scheme fails, with the position beside it."""
+    figure.add_trace(
+        go.Scatter(x=[position], y=[value], mode="markers+text", text=[f" {position}"], textposition="top right",
+                   marker={"color": scheme_colour(scheme), "size": 11, "symbol": "x"}, showlegend=False,
+                   textfont={"color": scheme_colour(scheme)}, name=f"{scheme}: {what}",
+                   hovertemplate=f"{scheme}: {what} at %{{x}}<extra></extra>"),
+        row=at[0], col=at[1],
+    )  # fmt: skip
+
+
+def _guides(figure: go.Figure, at: tuple[int, int], window: int, threshold: float | None, label: str) -> None:
+    figure.add_vline(x=window, line={"color": WINDOW_COLOUR, "dash": "dash", "width": 1.2}, row=at[0], col=at[1])
+    figure.add_annotation(
+        x=window, y=1.0, yref="y domain", text=f"M = {window}", showarrow=False, xanchor="right", yanchor="top",
+        xshift=-3, font={"color": WINDOW_COLOUR, "size": 11}, row=at[0], col=at[1],
+    )  # fmt: skip
+    if threshold is not None:
+        figure.add_hline(y=threshold, line={"color": THRESHOLD_COLOUR, "dash": "dash", "width": 1.2}, row=at[0], col=at[1])
+        figure.add_annotation(
+            x=0.0, xref="x domain", y=threshold, text=label, showarrow=False, xanchor="left", yanchor="bottom",
+            font={"color": THRESHOLD_COLOUR, "size": 11}, row=at[0], col=at[1],
+        )  # fmt: skip
+
+
+def _span(values: list[np.ndarray]) -> float:
+    joined = np.concatenate(values)
+    return float(joined.max() - joined.min()) or 1.0
+
+
+def draw_dimension(figure: go.Figure, at: tuple[int, int], run: Run, rows: list[Row]) -> None:
+    """One panel: a dimension over position under every scheme; `rows` are its detections, one per scheme."""
+    first = rows[0]
+    series = {row["scheme"]: run.series(row["scheme"], first["site"], first["layer"], first["dim"]) for row in rows}
+    span = _span(list(series.values()))
+    for row in rows:
+        values = series[row["scheme"]]
+        _line(figure, at, np.arange(len(values)), values, row["scheme"])
+        if row["predicted"] is not None:
+            _mark(figure, at, row["predicted"], values[row["predicted"]], row["scheme"], "predicted failure")
+    _label_ends(figure, at, [(name, len(values) - 1, float(values[-1])) for name, values in series.items()], span)
+    # Under `range` the schemes may have been judged by different ends of the range: each is drawn once.
+    for threshold in {row["threshold"] for row in rows}:
+        _guides(figure, at, run.info["window"], threshold, "H" if threshold is None else f"H = {threshold:.3g}")
+
+
+def draw_nll(figure: go.Figure, at: tuple[int, int], run: Run, rows: list[Row]) -> None:
+    """The panel of the measured failure: smoothed NLL under every scheme and the in-window band's upper end."""
+    settings, window = detection_settings(run.info), run.info["window"]
+    measured = {row["scheme"]: row["measured"] for row in rows}
+    smooth = {scheme: smooth_nll(run.nll[scheme], settings.run_at(window)) for scheme in measured}
+    for scheme, values in smooth.items():
+        _line(figure, at, np.arange(len(values)), values, scheme)
+        if measured[scheme] is not None:
+            _mark(figure, at, measured[scheme], values[measured[scheme]], scheme, "measured failure")
+    _label_ends(figure, at, [(name, len(values) - 1, float(values[-1])) for name, values in smooth.items()], _span(list(smooth.values())))
+    band = nll_threshold(run.nll["origin"], window, settings).value
+    _guides(figure, at, window, band, f"band up to {band:.3g}")
+
+
+def threshold_figure(run: Run, rows: list[Row] | None = None) -> go.Figure:
+    """Figure 2 for a whole run: a panel per (site, layer, dim), the NLL at the bottom.
+
+    Args:
+        run: the run folder.
+        rows: detections to draw; default those in `run.json`.
+    """
+    rows = run.info["rows"] if rows is None else rows
+    panels: dict[tuple[str, int, int], list[Row]] = {}
+    for row in rows:
+        panels.setdefault((row["site"], row["layer"], row["dim"]), []).append(row)
+    columns = 2 if len(panels) > 1 else 1
+    height = -(-len(panels) // columns)
+    titles = [f"{site}, layer {layer}, dim {dim}" for site, layer, dim in panels]
+    titles += [""] * (height * columns - len(panels)) + ["measured: negative log-likelihood (nats, smoothed)"]
+    last: list[Any] = [{"colspan": columns}] + [None] * (columns - 1)
+    figure = make_subplots(
+        rows=height + 1, cols=columns, subplot_titles=titles, vertical_spacing=0.32 / (height + 1),
+        specs=[[{} for _ in range(columns)] for _ in range(height)] + [last], horizontal_spacing=0.14,
+    )  # fmt: skip
+    for number, mine in enumerate(panels.values()):
+        draw_dimension(figure, (number // columns + 1, number % columns + 1), run, mine)
+    draw_nll(figure, (height + 1, 1), run, rows)
+    info = run.info
+    figure.update_layout(
+        template="plotly_white", height=330 * (height + 1), margin={"l": 60, "r": 110, "t": 90, "b": 50},
+        title=f"{info['model']}: hidden states past the trained window, input {info['input']['spec']}, detector {info['detector']}",
+    )  # fmt: skip
+    figure.update_xaxes(title_text="position", title_standoff=4)
+    return figure

@@ -1,0 +1,160 @@
+"""Load a model by embedded name, local folder or hub id, with nothing run that the user did not ask for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging as hf_logging
+
+from probe.errors import ProbeError, unknown
+from probe.models.embedded import MODELS
+from probe.models.families import Family, family_of
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_WINDOW_FIELDS = ("max_position_embeddings", "max_seq_len", "n_positions", "seq_length")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to probe: in eval mode, on its device, with its trained window M in tokens."""
+
+    name: str
+    source: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase | None
+    family: Family
+    window: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where the embeddings, and so the input ids, live."""
+        return self.model.get_input_embeddings().weight.device
+
+    @property
+    def layers(self) -> int:
+        """Number of decoder layers."""
+        return len(self.family.layer_list(self.model))
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name; "auto" is CUDA where there is one.
+
+    Raises:
+        ProbeError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ProbeError(f"--device {name}: not usable here ({str(error).splitlines()[0]}); try auto or cpu") from None
+    return device
+
+
+def pick_dtype(name: str, device: torch.device, config: PretrainedConfig) -> torch.dtype:
+    """The dtype of that name; "auto" is float32 on CPU and the checkpoint's own elsewhere.
+
+    Raises:
+        ProbeError: an unknown dtype.
+    """
+    if name == "auto":
+        saved = getattr(config, "dtype", None)
+        return torch.float32 if device.type == "cpu" or not isinstance(saved, torch.dtype) else saved
+    if name not in DTYPES:
+        raise unknown("dtype", name, ["auto", *DTYPES])
+    return DTYPES[name]
+
+
+def _source(name: str) -> str:
+    """Folder or hub id behind a model's name."""
+    if name in MODELS:
+        folder = MODELS[name].folder
+        if not (folder / "config.json").exists():
+            raise ProbeError(f"embedded model {name!r} is not trained yet: run python -m probe.models.train {name}")
+        return str(folder)
+    if Path(name).is_dir():
+        if not (Path(name) / "config.json").exists():
+            raise ProbeError(f"model folder {name}: expected a config.json in it, found none")
+        return name
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or not name:
+        raise ProbeError(f"unknown model {name!r}: no such folder; embedded models: {', '.join(MODELS)}")
+    return name
+
+
+def model_window(config: PretrainedConfig) -> int | None:
+    """The trained window that the config states, if it states one."""
+    for field in _WINDOW_FIELDS:
+        value = getattr(config, field, None)
+        if isinstance(value, int) and value > 1:
+            return value
+    return None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def load_model(
+    name: str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    window: int | None = None,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+) -> LoadedModel:
+    """Load a causal LM and, if it has one, its tokenizer.
+
+    Args:
+        name: an embedded model's name, a local folder, or a hub id.
+        device: "auto", "cpu", "cuda", "cuda:1", ...
+        dtype: "auto" or a name in `DTYPES`.
+        window: trained window M in tokens, where the config's is wrong or missing.
+        trust_remote_code: run the repository's own Python code.
+        allow_pickle: accept weights that are not safetensors; loading a pickle can run code.
+
+    Raises:
+        ProbeError: anything that keeps the model from loading, as one line that says what to do.
+    """
+    source = _source(name)
+    where = pick_device(device)
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+    except Exception as error:
+        known = ", ".join(MODELS)
+        raise ProbeError(
+            f"unknown model {name!r}: not embedded ({known}), not a folder, not a reachable hub id ({_first_line(error)})"
+        ) from None
+    family = family_of(config)
+    trained = window or model_window(config)
+    if trained is None:
+        raise ProbeError(f"model {name!r}: its config states no trained window; give --window")
+    if trained < 2:
+        raise ProbeError(f"--window: expected at least 2 tokens, got {trained}")
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            source, dtype=pick_dtype(dtype, where, config), trust_remote_code=trust_remote_code,
+            use_safetensors=None if allow_pickle else True,
+        )  # fmt: skip
+    except ProbeError:
+        raise
+    except Exception as error:
+        hint = "" if allow_pickle else "; weights that are not safetensors need --allow-pickle"
+        raise ProbeError(f"model {name!r} does not load: {_first_line(error)}{hint}") from None
+    tokenizer = _tokenizer(source, trust_remote_code)
+    return LoadedModel(name, source, model.to(where).eval(), tokenizer, family, trained)
+
+
+def _tokenizer(source: str, trust_remote_code: bool) -> PreTrainedTokenizerBase | None:
+    """The tokenizer, or None: token ids are input enough."""
+    try:
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+    except Exception:
+        return None

@@ -1,0 +1,170 @@
+"""Run folders: the only thing that passes between the CLI, the dashboard and the docs.
+
+A folder holds `run.json` (every setting, versions, seed, git commit), `trace.safetensors` (recorded values,
+[positions, dims] under "scheme/site.layer"), tables as Parquet and figures as HTML. It is written under a temporary name and
+renamed when whole, so a folder that can be listed is complete.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from probe.errors import ProbeError
+
+FORMAT = 1
+_PACKAGES = ("weavescope", "torch", "transformers", "numpy", "scipy", "safetensors", "pyarrow")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git(*arguments: str) -> str | None:
+    here = Path(__file__).parent
+    try:
+        done = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, timeout=5)  # noqa: S603, S607
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def environment() -> dict[str, Any]:
+    """Versions of everything that a number could depend on, and the commit of this code if it is a checkout."""
+    versions = {name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()}
+    changes = _git("status", "--porcelain", "--untracked-files=no")
+    return {"versions": versions, "git_commit": _git("rev-parse", "HEAD"), "git_dirty": bool(changes), "platform": platform.machine()}
+
+
+def _target(path: Path, force: bool) -> None:
+    """Refuse a target that would lose something."""
+    if path.is_file():
+        raise ProbeError(f"--out {path}: expected a folder, found a file")
+    if not path.is_dir() or not any(path.iterdir()):
+        return
+    if not (path / "run.json").exists():
+        raise ProbeError(f"--out {path}: the folder is not empty and holds no run; name a new one")
+    if not force:
+        raise ProbeError(f"--out {path}: a run is there already; name a new folder or give --force to replace it")
+
+
+@contextmanager
+def new_run_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
+    """A folder to write a run into; it takes its real name when the context ends well and vanishes otherwise.
+
+    Args:
+        path: the run folder to be.
+        force: replace a run that is there already (only once the new one is whole).
+
+    Raises:
+        ProbeError: the place is not writable, or is taken.
+    """
+    path = path.expanduser().absolute()
+    try:
+        _target(path, force)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{path.name}.part-", dir=path.parent))
+    except OSError as error:
+        raise ProbeError(f"--out {path}: cannot write there ({error.strerror})") from None
+    try:
+        yield part
+        part.chmod(0o755)
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(part, path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write indented JSON; NaN and infinity are refused, since no reader agrees on them."""
+    path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_table(path: Path, columns: Mapping[str, Any]) -> None:
+    """Write columns of equal length as Parquet."""
+    pq.write_table(pa.table(dict(columns)), path)
+
+
+def write_trace(path: Path, arrays: Mapping[str, NDArray[np.float32]]) -> None:
+    """Write recorded values, one array of [positions, dims] per "scheme/site.layer"."""
+    save_file({key: np.ascontiguousarray(value) for key, value in arrays.items()}, path)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run folder, read lazily."""
+
+    path: Path
+
+    @cached_property
+    def info(self) -> dict[str, Any]:
+        """Contents of `run.json`.
+
+        Raises:
+            ProbeError: the folder is not a run, or one of a newer format.
+        """
+        try:
+            info = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError):
+            raise ProbeError(f"{self.path}: expected a run folder with a readable run.json") from None
+        if not isinstance(info, dict) or info.get("format") != FORMAT:
+            raise ProbeError(f"{self.path}: expected run format {FORMAT}, got {info.get('format') if isinstance(info, dict) else info!r}")
+        return info
+
+    @cached_property
+    def trace(self) -> dict[str, NDArray[np.float32]]:
+        """Recorded values by "scheme/site.layer"."""
+        return load_file(self.path / "trace.safetensors")
+
+    @cached_property
+    def nll(self) -> dict[str, NDArray[np.float64]]:
+        """NLL per position by scheme; entry 0 is NaN."""
+        table = pq.read_table(self.path / "nll.parquet").to_pydict()
+        scheme, position, nll = (np.array(table[name]) for name in ("scheme", "position", "nll"))
+        series = {}
+        for name in dict.fromkeys(table["scheme"]):
+            mine = scheme == name
+            values = np.full(int(position[mine].max()) + 1, np.nan)
+            values[position[mine]] = nll[mine]
+            series[name] = values
+        return series
+
+    def series(self, scheme: str, site: str, layer: int, dim: int) -> NDArray[np.float64]:
+        """One dimension over positions.
+
+        Raises:
+            ProbeError: it was not recorded.
+        """
+        key = f"{scheme}/{site}.{layer}"
+        if key not in self.trace or dim not in self.info["dims"]:
+            raise ProbeError(f"{self.path.name}: {key} dim {dim} was not recorded; recorded: {', '.join(self.trace)}")
+        return self.trace[key][:, self.info["dims"].index(dim)].astype(np.float64)
+
+
+def list_runs(root: Path) -> list[Run]:
+    """Finished runs directly under a folder, newest first; temporary and foreign folders are left out."""
+    if not root.is_dir():
+        return []
+    found = [path for path in root.iterdir() if (path / "run.json").is_file() and not path.name.startswith(".")]
+    return [Run(path) for path in sorted(found, key=lambda path: (path / "run.json").stat().st_mtime, reverse=True)]

@@ -1,0 +1,98 @@
+"""Forward hooks that keep the chosen dimensions of the chosen layers, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from probe.errors import ProbeError, unknown
+from probe.models.families import SITES, Family, family_of
+
+Key = tuple[str, int]
+"""(site, 1-based layer)."""
+
+
+@dataclass
+class Recording:
+    """What the hooks saw: for each (site, layer) the chosen dimensions, in order of position."""
+
+    dims: list[int]
+    _chunks: dict[Key, list[Tensor]] = field(default_factory=dict)
+
+    def add(self, key: Key, output: object) -> None:
+        """Keep one forward call's output of a module; several calls follow one another in position."""
+        hidden = output[0] if isinstance(output, tuple) else output
+        assert isinstance(hidden, Tensor)
+        index = torch.tensor(self.dims, device=hidden.device)
+        self._chunks.setdefault(key, []).append(hidden.detach().index_select(-1, index).float().cpu())
+
+    def values(self, site: str, layer: int) -> Float[Tensor, "batch positions dims"]:
+        """Recorded values of one site, float32 on CPU.
+
+        Raises:
+            ProbeError: that site was not recorded; the message lists those that were.
+        """
+        if (site, layer) not in self._chunks:
+            seen = ", ".join(f"{name}.{number}" for name, number in self._chunks) or "nothing"
+            raise ProbeError(f"{site}.{layer} was not recorded; recorded: {seen}")
+        return torch.cat(self._chunks[site, layer], dim=1)
+
+
+def check_sites(model: PreTrainedModel, family: Family, sites: Iterable[str], layers: Iterable[int], dims: Iterable[int]) -> None:
+    """Refuse what the model does not have.
+
+    Raises:
+        ProbeError: an unknown site, or a layer or dimension out of range; the message says the range.
+    """
+    for site in sites:
+        if site not in SITES:
+            raise unknown("site", site, SITES)
+    count = len(family.layer_list(model))
+    for layer in layers:
+        if not 1 <= layer <= count:
+            raise ProbeError(f"--layer: expected 1 to {count} (layer 1 is the first), got {layer}")
+    width = model.config.hidden_size
+    for dim in dims:
+        if not 0 <= dim < width:
+            raise ProbeError(f"--dim: expected 0 to {width - 1}, got {dim}")
+
+
+@contextmanager
+def record(model: PreTrainedModel, sites: Iterable[str], layers: Iterable[int], dims: Iterable[int]) -> Iterator[Recording]:
+    """Record inside the context; the hooks are gone when it ends, also on an exception.
+
+    Args:
+        model: a causal LM of a supported family.
+        sites: of `SITES`.
+        layers: 1-based; layer n's "resid" is `hidden_states[n]` (before the final norm for the last one).
+        dims: 0-based dimensions of the hidden state.
+
+    Raises:
+        ProbeError: as `check_sites`.
+    """
+    sites, layers, dims = list(sites), list(layers), list(dims)
+    family = family_of(model.config)
+    check_sites(model, family, sites, layers, dims)
+    recording = Recording(dims)
+    handles: list[torch.utils.hooks.RemovableHandle] = []
+
+    def hook(key: Key) -> None:
+        def keep(_module: nn.Module, _inputs: object, output: object) -> None:
+            recording.add(key, output)
+
+        handles.append(family.site_module(model, key[1], key[0]).register_forward_hook(keep))
+
+    try:
+        for site in sites:
+            for layer in layers:
+                hook((site, layer))
+        yield recording
+    finally:
+        for handle in handles:
+            handle.remove()

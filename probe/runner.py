@@ -1,0 +1,237 @@
+"""One probe run: record, score and detect under every scheme, and leave a run folder."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from probe.errors import ProbeError, unknown
+from probe.figures.thresholds import threshold_figure
+from probe.models.load import LoadedModel
+from probe.models.seam import apply_scheme
+from probe.recording.folder import FORMAT, Run, environment, new_run_folder, write_json, write_table, write_trace
+from probe.recording.hooks import Recording, check_sites, record
+from probe.schemes import Scheme, make_scheme, parse_schemes
+from probe.tasks.inputs import make_input
+from probe.tasks.nll import nll_per_position
+from probe.thresholds.detectors import DETECTORS, Settings, detect
+from probe.thresholds.measured import measured_failure
+
+REFERENCE = "origin"
+Progress = Callable[[float, str], None]
+"""Called with the share done, 0 to 1, and a line that says what is going on."""
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What a run records and how it judges. Layers are 1-based, dims 0-based."""
+
+    layers: tuple[int, ...] = (1, 2)
+    dims: tuple[int, ...] = (1, 6)
+    sites: tuple[str, ...] = ("resid",)
+    schemes: str = "origin,dynamic-ntk,rerope"
+    input: str = "word:hello"
+    length: int | None = None
+    detector: str = "paper"
+    detection: Settings = field(default_factory=Settings)
+    backend: str = "pieces"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one scheme's pass gave: values by "site.layer" [positions, dims], NLL per position, seconds."""
+
+    values: dict[str, NDArray[np.float32]]
+    nll: NDArray[np.float64]
+    seconds: float
+
+
+def _silent(_share: float, _line: str) -> None:
+    return None
+
+
+def _number(value: float) -> float | None:
+    """A JSON-safe number."""
+    return float(value) if math.isfinite(value) else None
+
+
+@contextmanager
+def _layer_progress(loaded: LoadedModel, tick: Callable[[], None]) -> Iterator[None]:
+    handles = [layer.register_forward_hook(lambda *_: tick()) for layer in loaded.family.layer_list(loaded.model)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _collect(recording: Recording, settings: RunSettings, scheme: str) -> dict[str, NDArray[np.float32]]:
+    """Recorded values of one scheme, checked.
+
+    Raises:
+        ProbeError: a hidden state is NaN or infinite.
+    """
+    values = {}
+    for site in settings.sites:
+        for layer in settings.layers:
+            array = recording.values(site, layer)[0].numpy()
+            bad = np.flatnonzero(~np.isfinite(array).all(-1))
+            if len(bad):
+                raise ProbeError(
+                    f"hidden states are NaN or infinite under {scheme} at {site}.{layer} from position {bad[0]} on; "
+                    "try --dtype float32, and check the weights"
+                )
+            values[f"{site}.{layer}"] = array
+    return values
+
+
+def run_pass(loaded: LoadedModel, scheme: Scheme, ids: list[int], settings: RunSettings, tick: Callable[[], None]) -> Pass:
+    """Run the model once under a scheme, recording and scoring in the same pass."""
+    tokens = torch.tensor([ids], device=loaded.device)
+    began = time.perf_counter()
+    with (
+        apply_scheme(loaded.model, scheme, backend=settings.backend),
+        record(loaded.model, settings.sites, settings.layers, settings.dims) as recording,
+        _layer_progress(loaded, tick),
+    ):
+        nll = nll_per_position(loaded.model, tokens)[0].double().numpy()
+    seconds = time.perf_counter() - began
+    values = _collect(recording, settings, scheme.spec)
+    if not np.isfinite(nll[1:]).all():
+        raise ProbeError(f"the likelihood under {scheme.spec} is NaN or infinite; try --dtype float32, and check the weights")
+    return Pass(values, nll, seconds)
+
+
+def threshold_rows(
+    passes: dict[str, Pass], shown: Sequence[str], settings: RunSettings, detector: str, window: int
+) -> list[dict[str, Any]]:
+    """One row per (scheme, site, layer, dim): threshold, predicted and measured failure."""
+    reference = passes[REFERENCE]
+    rows = []
+    for scheme in shown:
+        measured = measured_failure(reference.nll, passes[scheme].nll, window, settings.detection) if len(reference.nll) > 2 else None
+        for site_layer, values in passes[scheme].values.items():
+            site, layer = site_layer.split(".")
+            for column, dim in enumerate(settings.dims):
+                base = reference.values[site_layer][:, column].astype(np.float64)
+                found = detect(detector, base, values[:, column].astype(np.float64), window, settings.detection)
+                rows.append({
+                    "scheme": scheme, "site": site, "layer": int(layer), "dim": dim, "detector": detector,
+                    "threshold": _number(found.threshold) if found else None,
+                    "direction": found.direction if found else None,
+                    "predicted": found.position if found else None,
+                    "margin": _number(found.margin) if found else None,
+                    "measured": measured.position if measured else None,
+                })  # fmt: skip
+    return rows
+
+
+def _validate(loaded: LoadedModel, settings: RunSettings) -> None:
+    if settings.detector not in DETECTORS:
+        raise unknown("detector", settings.detector, DETECTORS)
+    for name, values in (("layer", settings.layers), ("dim", settings.dims), ("site", settings.sites)):
+        if not values:
+            raise ProbeError(f"--{name}: expected at least one, got none")
+    check_sites(loaded.model, loaded.family, settings.sites, settings.layers, settings.dims)
+
+
+def run_probe(
+    loaded: LoadedModel, settings: RunSettings, out: Path, *, force: bool = False, progress: Progress = _silent
+) -> Run:
+    """Probe a loaded model and write the run folder.
+
+    The model as trained (`origin`) is always run, since every threshold is calibrated on it; it is among the
+    rows only if it was asked for.
+
+    Args:
+        loaded: from `load_model`.
+        settings: what to record and how to judge.
+        out: the run folder to make.
+        force: replace a run at `out`.
+        progress: told how far it is.
+
+    Raises:
+        ProbeError: bad settings, an unusable place, NaN in the hidden states. Nothing is left at `out` then.
+    """
+    _validate(loaded, settings)
+    asked = parse_schemes(settings.schemes, loaded.window)
+    ids = make_input(loaded, settings.input, settings.length)
+    torch.manual_seed(settings.seed)
+    with new_run_folder(out, force=force) as part:
+        schemes = [make_scheme(REFERENCE, loaded.window), *(s for s in asked if s.spec != REFERENCE)]
+        passes = _all_passes(loaded, schemes, ids, settings, progress)
+        shown = [scheme.spec for scheme in asked]
+        tables = {name: threshold_rows(passes, shown, settings, name, loaded.window) for name in DETECTORS}
+        info = _info(loaded, settings, schemes, shown, ids, passes) | {"rows": tables[settings.detector]}
+        _write(part, info, passes, tables)
+        threshold_figure(Run(part)).write_html(part / "figure.html", include_plotlyjs=True, full_html=True)
+    return Run(out.expanduser().absolute())
+
+
+def _all_passes(
+    loaded: LoadedModel, schemes: list[Scheme], ids: list[int], settings: RunSettings, progress: Progress
+) -> dict[str, Pass]:
+    total, done = len(schemes) * loaded.layers, 0
+    passes = {}
+    for scheme in schemes:
+
+        def tick(spec: str = scheme.spec) -> None:
+            nonlocal done
+            done += 1
+            progress(min(1.0, done / total), spec)
+
+        passes[scheme.spec] = run_pass(loaded, scheme, ids, settings, tick)
+    return passes
+
+
+def _info(
+    loaded: LoadedModel, settings: RunSettings, schemes: list[Scheme], shown: list[str], ids: list[int], passes: dict[str, Pass]
+) -> dict[str, Any]:
+    digest = hashlib.sha256(np.asarray(ids, dtype=np.int64).tobytes()).hexdigest()
+    return {
+        "format": FORMAT,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "model": loaded.name,
+        "family": loaded.family.model_type,
+        "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
+        "window": loaded.window,
+        "dtype": str(loaded.model.dtype).removeprefix("torch."),
+        "device": str(loaded.device),
+        "threads": torch.get_num_threads(),
+        "layers": list(settings.layers), "dims": list(settings.dims), "sites": list(settings.sites),
+        "schemes": {s.spec: {"parameters": s.parameters, "seconds": round(passes[s.spec].seconds, 3)} for s in schemes},
+        "shown": shown,
+        "input": {"spec": settings.input, "length": len(ids), "sha256": digest},
+        "detector": settings.detector,
+        "detection": asdict(settings.detection) | {
+            "burn_in_used": settings.detection.burn_in_at(loaded.window), "run_used": settings.detection.run_at(loaded.window),
+        },
+        "backend": settings.backend,
+        "seed": settings.seed,
+        **environment(),
+    }  # fmt: skip
+
+
+def _write(part: Path, info: dict[str, Any], passes: dict[str, Pass], tables: dict[str, list[dict[str, Any]]]) -> None:
+    write_json(part / "run.json", info)
+    write_trace(part / "trace.safetensors", {f"{spec}/{key}": array for spec, one in passes.items() for key, array in one.values.items()})
+    positions = np.arange(1, len(next(iter(passes.values())).nll))
+    write_table(part / "nll.parquet", {
+        "scheme": [spec for spec in passes for _ in positions],
+        "position": np.tile(positions, len(passes)),
+        "nll": np.concatenate([one.nll[1:] for one in passes.values()]),
+    })  # fmt: skip
+    rows = [row for table in tables.values() for row in table]
+    write_table(part / "thresholds.parquet", {name: [row[name] for row in rows] for name in rows[0]})

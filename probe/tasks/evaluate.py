@@ -1,0 +1,136 @@
+"""Score a model on a task at several lengths, under several schemes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from probe.errors import ProbeError, unknown
+from probe.models.corpus import documents
+from probe.models.load import LoadedModel
+from probe.models.seam import apply_scheme
+from probe.schemes import Scheme, parse_schemes
+from probe.tasks.nll import nll_per_position
+from probe.tasks.passkey import PasskeySample, minimum_length, passkey_sample
+
+TASKS = ("passkey", "nll")
+BATCH_TOKENS = 8192
+Progress = Callable[[float, str], None]
+
+
+def _silent(_share: float, _line: str) -> None:
+    return None
+
+
+def _batches(count: int, length: int) -> list[range]:
+    size = max(1, BATCH_TOKENS // length)
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def draw_passkeys(loaded: LoadedModel, length: int, samples: int, seed: int) -> list[PasskeySample]:
+    """Samples whose depths are spread evenly over [0, 1), so that every decile has its share.
+
+    Raises:
+        ProbeError: no tokenizer, or a length too short for the task.
+    """
+    if loaded.tokenizer is None:
+        raise ProbeError(f"task passkey: model {loaded.name} has no tokenizer")
+    least = minimum_length(loaded.tokenizer)
+    if length < least:
+        raise ProbeError(f"--lengths: a pass key needs at least {least} tokens of this tokenizer, got {length}")
+    rng = np.random.default_rng((seed, length))
+    depths = (np.arange(samples) + rng.random(samples)) / samples
+    return [passkey_sample(loaded.tokenizer, length, float(depth), rng) for depth in depths]
+
+
+@torch.no_grad()
+def passkey_hits(loaded: LoadedModel, scheme: Scheme, drawn: Sequence[PasskeySample]) -> Bool[Tensor, " samples"]:
+    """Whether greedy decoding gives exactly the key: every answer token is the argmax after its true prefix."""
+    hits = []
+    with apply_scheme(loaded.model, scheme):
+        for batch in _batches(len(drawn), len(drawn[0].prompt)):
+            ids = torch.tensor([drawn[n].prompt + drawn[n].answer for n in batch], device=loaded.device)
+            answer = len(drawn[0].answer)
+            logits = loaded.model(input_ids=ids, use_cache=False, logits_to_keep=answer + 1).logits
+            hits.append((logits[:, :-1].argmax(-1) == ids[:, -answer:]).all(-1).cpu())
+    return torch.cat(hits)
+
+
+def heldout_tokens(loaded: LoadedModel) -> Tensor:
+    """The held-out split of the standard library as one stream of ids."""
+    if loaded.tokenizer is None:
+        raise ProbeError(f"task nll: model {loaded.name} has no tokenizer")
+    ids: list[int] = []
+    for _, text in documents("heldout"):
+        ids += loaded.tokenizer.encode(text, add_special_tokens=False)
+        if loaded.tokenizer.eos_token_id is not None:
+            ids.append(loaded.tokenizer.eos_token_id)
+    return torch.tensor(ids)
+
+
+def heldout_batch(loaded: LoadedModel, length: int, samples: int, seed: int) -> Tensor:
+    """[samples, length] windows of held-out text from random places, `<bos>` first where there is one."""
+    stream = heldout_tokens(loaded)
+    bos = loaded.tokenizer.bos_token_id if loaded.tokenizer else None
+    head = [] if bos is None else [bos]
+    body = length - len(head)
+    if len(stream) <= body:
+        raise ProbeError(f"--lengths: the held-out text has {len(stream)} tokens of this tokenizer, got {length}")
+    starts = np.random.default_rng((seed, length)).integers(len(stream) - body, size=samples)
+    return torch.stack([torch.cat([torch.tensor(head, dtype=torch.long), stream[s : s + body]]) for s in starts])
+
+
+def heldout_nll(loaded: LoadedModel, scheme: Scheme, ids: Tensor, tick: Callable[[], None] = lambda: None) -> Tensor:
+    """NLL per position of every window, [samples, length], nats; entry 0 is NaN."""
+    rows = []
+    with apply_scheme(loaded.model, scheme):
+        for batch in _batches(len(ids), ids.shape[1]):
+            rows.append(nll_per_position(loaded.model, ids[batch.start : batch.stop].to(loaded.device)))
+            tick()
+    return torch.cat(rows)
+
+
+def evaluate(
+    loaded: LoadedModel, task: str, schemes: str, lengths: Sequence[int], *, samples: int, seed: int, progress: Progress = _silent
+) -> dict[str, Any]:
+    """Rows of results, one per (scheme, length).
+
+    `passkey` rows hold the share of exact answers (`accuracy`) and the lowest one over depth deciles (`worst_decile`);
+    `nll` rows the mean NLL in nats over the last quarter of the positions and its standard error over samples.
+
+    Raises:
+        ProbeError: an unknown task, no samples, no tokenizer, or a length that the task does not fit.
+    """
+    if task not in TASKS:
+        raise unknown("task", task, TASKS)
+    if samples < 1:
+        raise ProbeError(f"--samples: expected at least 1, got {samples}")
+    parsed = parse_schemes(schemes, loaded.window)
+    score = _passkey_row if task == "passkey" else _nll_row
+    rows, done = [], 0
+    for length in lengths:
+        for scheme in parsed:
+            rows.append({"scheme": scheme.spec, "length": length} | score(loaded, scheme, length, samples, seed))
+            done += 1
+            progress(done / (len(lengths) * len(parsed)), f"{scheme.spec} {length}")
+    return {"model": loaded.name, "window": loaded.window, "task": task, "samples": samples, "seed": seed, "rows": rows}
+
+
+def _passkey_row(loaded: LoadedModel, scheme: Scheme, length: int, samples: int, seed: int) -> dict[str, float]:
+    hits = passkey_hits(loaded, scheme, draw_passkeys(loaded, length, samples, seed)).double()
+    deciles = [float(part.mean()) for part in hits.tensor_split(10) if len(part)]
+    return {"accuracy": float(hits.mean()), "worst_decile": min(deciles)}
+
+
+def _nll_row(loaded: LoadedModel, scheme: Scheme, length: int, samples: int, seed: int) -> dict[str, float]:
+    if length < 2:
+        raise ProbeError(f"--lengths: expected at least 2 tokens, got {length}")
+    nll = heldout_nll(loaded, scheme, heldout_batch(loaded, length, samples, seed))
+    per_sample = nll[:, -max(1, length // 4) :].double().mean(-1)
+    error = float(per_sample.std() / samples**0.5) if samples > 1 else 0.0
+    return {"nll": float(per_sample.mean()), "standard_error": error}

@@ -1,0 +1,103 @@
+"""The token sequence a probe runs on: a repeated word, a repeated token, a file of ids, a text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from probe.errors import ProbeError, unknown
+from probe.models.load import LoadedModel
+
+KINDS = ("word:TEXT", "token:ID", "ids:FILE", "text:FILE")
+
+
+def _tokenizer(loaded: LoadedModel, spec: str):  # noqa: ANN202 - a transformers tokenizer
+    if loaded.tokenizer is None:
+        raise ProbeError(f"--input {spec}: model {loaded.name} has no tokenizer; use token:ID or ids:FILE")
+    return loaded.tokenizer
+
+
+def _bos(loaded: LoadedModel) -> list[int]:
+    bos = getattr(loaded.tokenizer, "bos_token_id", None)
+    bos = bos if bos is not None else loaded.model.config.bos_token_id
+    return [bos] if isinstance(bos, int) else []
+
+
+def _read(path: str, spec: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ProbeError(f"--input {spec}: cannot read {path}: {type(error).__name__}") from None
+
+
+def _repeated(loaded: LoadedModel, unit: list[int], length: int) -> list[int]:
+    bos = _bos(loaded)
+    return (bos + unit * (length // max(1, len(unit)) + 1))[:length]
+
+
+def _listed(path: str, spec: str) -> list[int]:
+    try:
+        ids = json.loads(_read(path, spec))
+    except json.JSONDecodeError as error:
+        raise ProbeError(f"--input {spec}: expected a JSON list of token ids ({error})") from None
+    if not isinstance(ids, list) or not all(isinstance(token, int) and not isinstance(token, bool) for token in ids):
+        raise ProbeError(f"--input {spec}: expected a JSON list of integers")
+    return ids
+
+
+def _given(ids: list[int], length: int | None, spec: str) -> list[int]:
+    if length is not None and len(ids) < length:
+        raise ProbeError(f"--input {spec}: has {len(ids)} tokens, --length asks for {length}; give a longer file")
+    return ids[:length]
+
+
+def _word(loaded: LoadedModel, value: str, spec: str) -> list[int]:
+    # A leading space: inside a text that is how the word occurs, and most tokenizers have it whole only so.
+    unit = _tokenizer(loaded, spec).encode(" " + value, add_special_tokens=False)
+    if not value.strip() or not unit:
+        raise ProbeError(f"--input {spec}: expected a word after 'word:', got none")
+    return unit
+
+
+def _token(value: str, spec: str) -> list[int]:
+    try:
+        return [int(value)]
+    except ValueError:
+        raise ProbeError(f"--input {spec}: expected an integer token id, got {value!r}") from None
+
+
+def make_input(loaded: LoadedModel, spec: str, length: int | None) -> list[int]:
+    """Token ids for an input spec, `<bos>` first where the model has one (files of ids are taken as they are).
+
+    Args:
+        loaded: the model, for its tokenizer and vocabulary.
+        spec: one of `KINDS`.
+        length: tokens; None takes a file whole, and four windows of anything else.
+
+    Raises:
+        ProbeError: an unreadable, too short or ill-formed input, or ids outside the vocabulary.
+    """
+    kind, _, value = spec.partition(":")
+    wanted = 4 * loaded.window if length is None else length
+    if kind == "word":
+        ids = _repeated(loaded, _word(loaded, value, spec), wanted)
+    elif kind == "token":
+        ids = _repeated(loaded, _token(value, spec), wanted)
+    elif kind == "ids":
+        ids = _given(_listed(value, spec), length, spec)
+    elif kind == "text":
+        text = _tokenizer(loaded, spec).encode(_read(value, spec), add_special_tokens=False)
+        ids = _given(_bos(loaded) + text, length, spec)
+    else:
+        raise unknown("input kind", spec, KINDS)
+    _check(loaded, ids, spec)
+    return ids
+
+
+def _check(loaded: LoadedModel, ids: list[int], spec: str) -> None:
+    vocabulary = loaded.model.get_input_embeddings().num_embeddings
+    if len(ids) < 2:
+        raise ProbeError(f"--length: expected at least 2 tokens, got {len(ids)}")
+    outside = [token for token in ids if not 0 <= token < vocabulary]
+    if outside:
+        raise ProbeError(f"--input {spec}: token id {outside[0]} is outside the vocabulary 0 to {vocabulary - 1}")

@@ -1,0 +1,28 @@
+"""Negative log-likelihood per position, without ever holding the logits of the whole input."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import PreTrainedModel
+
+HEAD_BLOCK = 512
+
+
+@torch.no_grad()
+def nll_per_position(model: PreTrainedModel, ids: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length"]:
+    """NLL in nats, float32 on CPU; entry p scores token p given those before it, so entry 0 is NaN.
+
+    The head runs on `HEAD_BLOCK` positions at a time: memory grows with the input, not with input times vocabulary.
+    """
+    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    head = model.get_output_embeddings()
+    losses = torch.full(ids.shape, float("nan"))
+    for start in range(0, ids.shape[1] - 1, HEAD_BLOCK):
+        stop = min(start + HEAD_BLOCK, ids.shape[1] - 1)
+        logits = head(hidden[:, start:stop]).float()
+        targets = ids[:, start + 1 : stop + 1].to(logits.device)
+        block = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
+        losses[:, start + 1 : stop + 1] = block.cpu()
+    return losses

@@ -1,0 +1,160 @@
+"""Thresholds: from a hidden dimension's course over positions to the position at which the model should fail.
+
+Positions are 0-based; a model of window M was trained on positions 0..M-1. Both detectors are calibrated on the model as
+trained (scheme `origin`) and then judge the series of any scheme.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from probe.errors import ProbeError, unknown
+
+Direction = Literal["above", "below"]
+"""The side of the threshold on which the model fails."""
+
+DETECTORS = ("paper", "range")
+Series = Float[np.ndarray, " positions"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a detector judges, in positions and in robust standard deviations. `None` follows the window M."""
+
+    burn_in: int | None = None
+    """First position of the in-window reference; default M // 8. Before it a model is still finding its context."""
+    run: int | None = None
+    """A crossing lasts when it holds for this many positions; default max(8, M // 16)."""
+    margin: float = 3.0
+    """Detector `range`: robust standard deviations that the in-window range is widened by."""
+
+    def burn_in_at(self, window: int) -> int:
+        """Burn-in for a window."""
+        return window // 8 if self.burn_in is None else self.burn_in
+
+    def run_at(self, window: int) -> int:
+        """Run length for a window."""
+        return max(8, window // 16) if self.run is None else self.run
+
+
+@dataclass(frozen=True)
+class Detection:
+    """A verdict on one series.
+
+    `margin` is how far its worst lasting stretch stays inside the threshold, in robust standard deviations of the in-window
+    reference; it is negative exactly if there is a failure.
+    """
+
+    threshold: float
+    direction: Direction
+    position: int | None
+    margin: float
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """One bound: a series fails where it lastingly exceeds `value` in `direction`, from position `start` on."""
+
+    value: float
+    direction: Direction
+    scale: float
+    start: int
+    run: int
+
+    def judge(self, series: Series) -> Detection:
+        """First lasting crossing of a series, and its margin."""
+        sign = 1.0 if self.direction == "above" else -1.0
+        worst = lasting(sign * (series - self.value), self.run)[self.start :]
+        crossed = np.flatnonzero(worst > 0)
+        position = int(crossed[0]) + self.start if len(crossed) else None
+        margin = -float(worst.max()) / self.scale if len(worst) else float("inf")
+        return Detection(self.value, self.direction, position, margin)
+
+
+def lasting(excess: Series, run: int) -> Series:
+    """At each position the least excess of the `run` positions that begin there.
+
+    Positive means that a crossing begins or goes on there and lasts. The last run-1 positions cannot be judged
+    and are left out: the result has len(excess) - run + 1 entries (none if that is negative).
+    """
+    if len(excess) < run:
+        return excess[:0]
+    return np.lib.stride_tricks.sliding_window_view(excess, run).min(-1)
+
+
+def robust_sd(values: NDArray[np.floating]) -> float:
+    """1.4826 times the median absolute deviation: the standard deviation, for normal values, that outliers do not move."""
+    return 1.4826 * float(np.median(np.abs(values - np.median(values))))
+
+
+def _scale(values: NDArray[np.floating]) -> float:
+    """Robust standard deviation, kept above rounding noise for a series that hardly moves."""
+    return max(robust_sd(values), 1e-6 * float(np.abs(values).max()), 1e-12)
+
+
+def _in_window(reference: Series, window: int, settings: Settings) -> Series:
+    values = reference[settings.burn_in_at(window) : window]
+    if len(values) < 2:
+        raise ProbeError(
+            f"burn-in: expected less than the window and the input's length, got {settings.burn_in_at(window)} "
+            f"for window {window} and {len(reference)} positions"
+        )
+    return values
+
+
+def paper_threshold(reference: Series, window: int, settings: Settings) -> Threshold | None:
+    """The paper's threshold (Sec. 3.4): H is the reference's value at position M; the failing side is the one that the
+    reference drifts to past M (median of the next M/4 positions). None where the input does not reach past M.
+    """
+    past = reference[window + 1 : window + 1 + max(settings.run_at(window), window // 4)]
+    if not len(past):
+        return None
+    value = float(reference[window])
+    direction: Direction = "above" if float(np.median(past)) >= value else "below"
+    scale = _scale(_in_window(reference, window, settings))
+    return Threshold(value, direction, scale, window, settings.run_at(window))
+
+
+def range_thresholds(reference: Series, window: int, settings: Settings) -> tuple[Threshold, Threshold]:
+    """Both ends of the reference's in-window range after the burn-in, widened by the margin."""
+    values = _in_window(reference, window, settings)
+    scale, run, start = _scale(values), settings.run_at(window), settings.burn_in_at(window)
+    slack = settings.margin * scale
+    return (
+        Threshold(float(values.max()) + slack, "above", scale, start, run),
+        Threshold(float(values.min()) - slack, "below", scale, start, run),
+    )
+
+
+def detect(name: str, reference: Series, series: Series, window: int, settings: Settings) -> Detection | None:
+    """Judge a series with a detector calibrated on the reference.
+
+    Args:
+        name: of `DETECTORS`.
+        reference: the model as trained, one value per position.
+        series: the scheme to judge, on the same input.
+        window: trained window M.
+        settings: burn-in, run length, margin.
+
+    Returns:
+        The verdict; None where the input does not reach past M and the detector needs it to.
+
+    Raises:
+        ProbeError: an unknown detector, or a burn-in that leaves no window to calibrate on.
+    """
+    if name == "paper":
+        threshold = paper_threshold(reference, window, settings)
+        return threshold.judge(series) if threshold else None
+    if name == "range":
+        return min((side.judge(series) for side in range_thresholds(reference, window, settings)), key=_urgency)
+    raise unknown("detector", name, DETECTORS)
+
+
+def _urgency(detection: Detection) -> tuple[float, float]:
+    """Earlier failure first, then the smaller margin."""
+    return (float("inf") if detection.position is None else detection.position, detection.margin)
