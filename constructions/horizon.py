@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from constructions.errors import require
-from constructions.numbers import mp
+from constructions.multiprecision import mp
 from constructions.recovery import STEP, f_values
 from constructions.weave import Weave
 from constructions.weights import Construction

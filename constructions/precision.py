@@ -17,7 +17,7 @@ import math
 from dataclasses import dataclass
 
 from constructions.errors import ConstructionError, require
-from constructions.numbers import mp
+from constructions.multiprecision import mp
 from constructions.recovery import f_values
 from constructions.weave import Linear
 from constructions.weights import Construction
@@ -79,18 +79,31 @@ def largest_m(dtype: str, slope: float, H: float = 0.0) -> int | None:
     return low
 
 
+def _rounded_down(x: float) -> float:
+    """x to two significant digits, towards 0."""
+    unit: float = 10.0 ** (math.floor(math.log10(x)) - 1)
+    return float(f"{math.floor(x / unit * (1 + 1e-12)) * unit:.2g}")
+
+
 def largest_slope(dtype: str, M: int) -> float | None:
     """The largest slope at which M fits, to two significant digits, rounded down; None if no slope would do."""
     if dtype == "mpmath":
         return math.inf
     slope = NUMBERS[dtype].depth / (M + 1)
     for _ in range(200):
-        digits = 1 - math.floor(math.log10(slope))
-        rounded: float = math.floor(slope * 10**digits) / 10**digits
-        if _fits(M, dtype, rounded, 0.0):
-            return rounded
+        if _fits(M, dtype, _rounded_down(slope), 0.0):
+            return _rounded_down(slope)
         slope *= 0.95
     return None
+
+
+def longest(built: Construction, dtype: str, length: int) -> int:
+    """The longest run up to `length` over which f_W stays above the smallest normal number of dtype."""
+    if dtype == "mpmath" or built.recovery is None or isinstance(built.weave, Linear):
+        return length
+    values = f_values(built.weave, length, built.slope)
+    floor = mp.exp(-mp.mpf(NUMBERS[dtype].depth))
+    return next((t for t, value in enumerate(values) if value < floor), length)
 
 
 def _remedies(M: int, dtype: str, slope: float) -> str:
@@ -104,22 +117,20 @@ def _remedies(M: int, dtype: str, slope: float) -> str:
 def check_precision(built: Construction, dtype: str, length: int) -> None:
     """Raise ConstructionError, naming what would do, if `dtype` cannot carry this construction over `length`."""
     require(dtype in NUMBERS, "dtype", " | ".join(NUMBERS), dtype)
-    number, M = NUMBERS[dtype], built.M
-    if dtype == "mpmath":
-        return
-    if built.recovery != "exact":
-        limit = largest_m(dtype, built.slope, built.H)
-        if limit is not None and limit < M:
-            raise ConstructionError(
-                f"M = {M} is past the precision of {dtype} at slope {built.slope:g} (largest M: {limit}); "
-                f"use {_remedies(M, dtype, built.slope)}"
-            )
-    if built.theorem in ("3.1", "3.2") or isinstance(built.weave, Linear):
-        return  # past t = M + 2 the MLP is constant: f(t) may underflow
-    reached = float(-mp.log(min(f_values(built.weave, length, built.slope))))
-    if reached > number.depth:
+    number, M, slope = NUMBERS[dtype], built.M, built.slope
+    # Exact recovery has knots for the woven positions alone: only the resolution, as without a PE, limits M.
+    limit = largest_m(dtype, 0.0 if built.recovery == "exact" else slope, built.H)
+    if limit is not None and limit < M:
         raise ConstructionError(
-            f"length = {length} is past the precision of {dtype} at slope {built.slope:g}: f falls to e^-{reached:.0f}, "
-            f"{dtype} ends at e^-{number.depth:.0f}; use slope {built.slope * number.depth / reached:.1g} "
-            "or dtype mpmath"
+            f"M = {M} is past the precision of {dtype} at slope {slope:g} (largest M: {limit}); "
+            f"use {_remedies(M, dtype, slope)}"
+        )
+    if dtype == "mpmath" or built.recovery is None or isinstance(built.weave, Linear):
+        return  # without a weave the MLP is constant past t = M + 2: there f(t) may underflow
+    reached = float(-mp.log(min(f_values(built.weave, length, slope))))
+    if reached > number.depth:
+        would_do = _rounded_down(slope * number.depth / reached)
+        raise ConstructionError(
+            f"length = {length} is past the precision of {dtype} at slope {slope:g}: f falls to e^-{reached:.0f}, "
+            f"the limit is e^-{number.depth:.0f}; use slope {would_do:g} or less, or dtype mpmath"
         )

@@ -22,7 +22,7 @@ from functools import cache
 from typing import Any
 
 from constructions.errors import ConstructionError, require
-from constructions.numbers import mp
+from constructions.multiprecision import mp
 from constructions.weave import Linear, Weave
 from constructions.weights import RESERVED, STATE, Fillers, Mlp, matrix
 

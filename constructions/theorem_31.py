@@ -16,7 +16,7 @@ import math
 from typing import Any
 
 from constructions.errors import require
-from constructions.numbers import mp
+from constructions.multiprecision import mp
 from constructions.weights import (
     BOS,
     ONE,

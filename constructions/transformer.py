@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from constructions.errors import ConstructionError, require
-from constructions.numbers import mp
+from constructions.multiprecision import mp
 from constructions.weave import Weave
 from constructions.weights import Construction, Head, LayerWeights, pad_heads
 from constructions.weights import Mlp as MlpWeights

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from constructions.errors import require
-from constructions.numbers import mp
+from constructions.multiprecision import mp
 from constructions.weave import Linear, Weave
 
 Array = Any
