@@ -107,9 +107,9 @@ def draw_dimension(figure: go.Figure, at: tuple[int, int], run: Run, rows: list[
         _guides(figure, at, run.info["window"], threshold, "H" if threshold is None else f"H = {threshold:.3g}")
 
 
-def draw_nll(figure: go.Figure, at: tuple[int, int], run: Run, rows: list[Row]) -> None:
+def draw_nll(figure: go.Figure, at: tuple[int, int], run: Run, rows: list[Row], settings: Settings) -> None:
     """The panel of the measured failure: smoothed NLL under every scheme and the in-window band's upper end."""
-    settings, window = detection_settings(run.info), run.info["window"]
+    window = run.info["window"]
     measured = {row["scheme"]: row["measured"] for row in rows}
     smooth = {scheme: smooth_nll(run.nll[scheme], settings.run_at(window)) for scheme in measured}
     for scheme, values in smooth.items():
@@ -121,12 +121,13 @@ def draw_nll(figure: go.Figure, at: tuple[int, int], run: Run, rows: list[Row]) 
     _guides(figure, at, window, band, f"band up to {band:.3g}")
 
 
-def threshold_figure(run: Run, rows: list[Row] | None = None) -> go.Figure:
+def threshold_figure(run: Run, rows: list[Row] | None = None, settings: Settings | None = None) -> go.Figure:
     """Figure 2 for a whole run: a panel per (site, layer, dim), the NLL at the bottom.
 
     Args:
         run: the run folder.
         rows: detections to draw; default those in `run.json`.
+        settings: what the detections were made with; default those in `run.json`.
     """
     rows = run.info["rows"] if rows is None else rows
     panels: dict[tuple[str, int, int], list[Row]] = {}
@@ -143,11 +144,11 @@ def threshold_figure(run: Run, rows: list[Row] | None = None) -> go.Figure:
     )  # fmt: skip
     for number, mine in enumerate(panels.values()):
         draw_dimension(figure, (number // columns + 1, number % columns + 1), run, mine)
-    draw_nll(figure, (height + 1, 1), run, rows)
+    draw_nll(figure, (height + 1, 1), run, rows, settings or detection_settings(run.info))
     info = run.info
     figure.update_layout(
         template="plotly_white", height=330 * (height + 1), margin={"l": 60, "r": 110, "t": 90, "b": 50},
-        title=f"{info['model']}: hidden states past the trained window, input {info['input']['spec']}, detector {info['detector']}",
+        title=f"{info['model']}: hidden states past the trained window, input {info['input']['spec']}, detector {rows[0]['detector']}",
     )  # fmt: skip
     figure.update_xaxes(title_text="position", title_standoff=4)
     return figure
