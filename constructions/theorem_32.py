@@ -63,7 +63,8 @@ def assemble(
     first = LayerWeights((finder, *random_heads(fillers, rng, with_pe=True)), inverse)
 
     # Layer 2. With q_t = (s t, 1) and k_i = (1, -s i) the content score is s(t - i): it cancels the PE term -s(t - i),
-    # the attention is uniform, and the values of Theorem 3.1 do the rest.
+    # the attention is uniform, and the values of Theorem 3.1 do the rest. (The query's own s t is the same for every
+    # key, so softmax would cancel it anyway: W_Q need not read STATE. It does, as in the proof.)
     w_q = matrix((d, 2), {(STATE, 0): slope, (ONE, 1): 1})
     w_k = matrix((d, 2), {(ONE, 0): 1, (STATE, 1): -slope})
     w_v, w_o = threshold_values(value, H, d)

@@ -60,9 +60,10 @@ def build_woven(theorem: str, weave: Weave, M: int, H: float, **options: Unpack[
     convention, fillers = options.get("convention", "corrected"), options.get("fillers")
     bos_value(M, convention)
     check_slope(slope)
-    length = options.get("length") or 2 * M + 8
+    length, capacity = options.get("length"), options.get("capacity")
+    length = 2 * M + 8 if length is None else length
     require(length >= 2, "length", "at least 2 positions", length)
-    capacity = options.get("capacity") or max(M + 2, capacity_for(weave, length, slope))
+    capacity = max(M + 2, capacity_for(weave, length, slope)) if capacity is None else capacity
     check_capacity(capacity, M)
     if recovery == "mlp":
         plain = theorem_32.build(M, H, slope, capacity, convention, fillers)

@@ -108,6 +108,7 @@ def load(theorem: str, dtype: str = "float64", **parameters: Any) -> Toy:
     require(not unknown, "parameters", ", ".join(Parameters.__dataclass_fields__), ", ".join(sorted(unknown)))
     chosen = Parameters(**parameters)
     built = build(theorem, chosen)
-    length = chosen.length or 2 * chosen.M + 8
+    length = 2 * chosen.M + 8 if chosen.length is None else chosen.length
+    require(length >= 2, "length", "at least 2 positions", length)
     check_precision(built, dtype, length)
     return Toy(built, dtype, length)

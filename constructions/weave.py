@@ -1,7 +1,7 @@
 """Weave functions: the relative position W that a (query, key) pair gets in place of its distance (paper Eq. 2).
 
-Each function is written with `+ - * // > <=` alone, so one definition serves Python ints, NumPy arrays and torch tensors,
-elementwise and with broadcasting. Positions are 0-based; `d = t - i >= 0`. Nothing here knows about masks: a value for
+Each function is written with `+ - * // > <=` alone, so one definition serves Python ints, NumPy arrays and torch
+tensors, elementwise and with broadcasting. Positions are 0-based; `d = t - i >= 0`. Nothing here knows about masks: a value for
 i > t is meaningless.
 """
 
@@ -68,6 +68,7 @@ class Linear(Weave):
     name: ClassVar[str] = "linear"
 
     def of(self, d: Positions) -> Positions:
+        """d."""
         return d
 
 
@@ -83,6 +84,7 @@ class Clamp(Weave):
         _require_int(self, "N", 1)
 
     def of(self, d: Positions) -> Positions:
+        """min(d, N)."""
         return d - (d - self.N) * (d > self.N)
 
 
@@ -100,6 +102,7 @@ class Leaky(Weave):
         _require(math.isfinite(self.k) and self.k >= 1, "leaky: k", "a finite number >= 1", self.k)
 
     def of(self, d: Positions) -> Positions:
+        """d up to w, then w + (d - w)/k."""
         far = d > self.w
         return d * (1 - 1 * far) + (self.w + (d - self.w) / self.k) * far
 
@@ -121,6 +124,7 @@ class Stair(Weave):
         _require_int(self, "E", 1)
 
     def of(self, d: Positions) -> Positions:
+        """d up to N, then N + ceil((d - N)/E)."""
         far = d > self.N
         step = self.N - (self.N - d) // self.E  # -((-x) // E) is ceil(x / E) in integers
         return d * (1 - 1 * far) + step * far
@@ -145,6 +149,7 @@ class Grouped(Weave):
         _require_int(self, "G", 1)
 
     def __call__(self, t: Positions, i: Positions) -> Positions:
+        """t - i below W, else (t//G + W - W//G) - i//G."""
         near = (t - i) < self.W
         grouped = t // self.G + self.W - self.W // self.G - i // self.G
         return (t - i) * (1 * near) + grouped * (1 - 1 * near)

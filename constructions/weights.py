@@ -113,6 +113,7 @@ class Fillers:
     def __post_init__(self) -> None:
         require(self.words >= 1, "words", "at least 1 ordinary token", self.words)
         sizes = (self.extra_dims, self.extra_heads, self.extra_units)
+        require(self.seed >= 0, "seed", "an integer >= 0", self.seed)
         require(min(sizes) >= 0, "extra dimensions, heads and units", "no negative number", sizes)
 
     def rng(self) -> np.random.Generator:
