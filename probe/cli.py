@@ -77,7 +77,8 @@ def _add_run(commands: Any) -> None:
     what.add_argument("--site", default="resid", help="resid (layer output), attn, mlp, or several (default: resid)")
     what.add_argument("--scheme", default="origin,dynamic-ntk,rerope", help="see 'probe schemes' (default: %(default)s)")
     what.add_argument("--length", type=int, help="tokens (default: four windows, or a file whole)")
-    what.add_argument("--input", default="word:hello", help="word:TEXT, token:ID, ids:FILE (JSON list), text:FILE (default: word:hello)")
+    what.add_argument("--input", default="word:hello", help="word:TEXT, token:ID, ids:FILE (JSON list), text:FILE, heldout (default: word:hello)")
+    what.add_argument("--samples", type=int, default=1, help="sequences to average over, for --input heldout (default: 1)")
     judge = run.add_argument_group("how it is judged")
     judge.add_argument("--detector", default="paper", help="paper (value at M) or range (range seen in the window; default: paper)")
     judge.add_argument("--burn-in", type=int, help="first position of the in-window reference (default: M/8)")
@@ -176,7 +177,7 @@ def _run(args: argparse.Namespace) -> None:
         layers=parse_numbers(args.layer, "layer", range(1, loaded.layers + 1)),
         dims=parse_numbers(args.dim, "dim", range(loaded.model.config.hidden_size)),
         sites=tuple(dict.fromkeys(part.strip() for part in args.site.split(","))),
-        schemes=args.scheme, input=args.input, length=args.length, detector=args.detector,
+        schemes=args.scheme, input=args.input, length=args.length, samples=args.samples, detector=args.detector,
         detection=Settings(args.burn_in, args.run_length, args.margin), backend=args.backend, seed=args.seed,
     )  # fmt: skip
     out = args.out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{Path(args.model).name}"
@@ -189,7 +190,7 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _check_detection(args: argparse.Namespace) -> None:
-    for name, value, least in (("length", args.length, 2), ("burn-in", args.burn_in, 0), ("run-length", args.run_length, 1), ("margin", args.margin, 0)):
+    for name, value, least in (("length", args.length, 2), ("samples", args.samples, 1), ("burn-in", args.burn_in, 0), ("run-length", args.run_length, 1), ("margin", args.margin, 0)):
         if value is not None and not value >= least:
             raise ProbeError(f"--{name}: expected at least {least}, got {value}")
 

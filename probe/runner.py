@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from numpy.typing import NDArray
+from torch import Tensor
 
 from probe.errors import ProbeError, unknown
 from probe.figures.thresholds import threshold_figure
@@ -43,6 +45,7 @@ class RunSettings:
     schemes: str = "origin,dynamic-ntk,rerope"
     input: str = "word:hello"
     length: int | None = None
+    samples: int = 1
     detector: str = "paper"
     detection: Settings = field(default_factory=Settings)
     backend: str = "pieces"
@@ -77,41 +80,50 @@ def _layer_progress(loaded: LoadedModel, tick: Callable[[], None]) -> Iterator[N
             handle.remove()
 
 
+def _checked(array: NDArray[np.float32], where: str) -> NDArray[np.float32]:
+    bad = np.flatnonzero(~np.isfinite(array).all(-1))
+    if len(bad):
+        raise ProbeError(
+            f"hidden states are NaN or infinite under {where} from position {bad[0]} on; try --dtype float32, and check the weights"
+        )
+    return array
+
+
 def _collect(recording: Recording, settings: RunSettings, scheme: str) -> dict[str, NDArray[np.float32]]:
-    """Recorded values of one scheme, checked.
+    """Recorded values of one scheme as [positions, dims], the mean over samples.
 
     Raises:
         ProbeError: a hidden state is NaN or infinite.
     """
-    values = {}
-    for site in settings.sites:
-        for layer in settings.layers:
-            array = recording.values(site, layer)[0].numpy()
-            bad = np.flatnonzero(~np.isfinite(array).all(-1))
-            if len(bad):
-                raise ProbeError(
-                    f"hidden states are NaN or infinite under {scheme} at {site}.{layer} from position {bad[0]} on; "
-                    "try --dtype float32, and check the weights"
-                )
-            values[f"{site}.{layer}"] = array
-    return values
+    return {
+        f"{site}.{layer}": _checked(recording.values(site, layer).mean(0).numpy(), f"{scheme} at {site}.{layer}")
+        for site in settings.sites
+        for layer in settings.layers
+    }
 
 
-def run_pass(loaded: LoadedModel, scheme: Scheme, ids: list[int], settings: RunSettings, tick: Callable[[], None]) -> Pass:
-    """Run the model once under a scheme, recording and scoring in the same pass."""
-    tokens = torch.tensor([ids], device=loaded.device)
+def run_pass(
+    loaded: LoadedModel, scheme: Scheme, ids: Int[Tensor, "samples length"], settings: RunSettings, tick: Callable[[], None]
+) -> Pass:
+    """Run the model under a scheme, recording and scoring in the same pass.
+
+    Several samples run one after another, and what is kept is their mean at every position.
+    """
     began = time.perf_counter()
-    with (
-        apply_scheme(loaded.model, scheme, backend=settings.backend),
-        record(loaded.model, settings.sites, settings.layers, settings.dims) as recording,
-        _layer_progress(loaded, tick),
-    ):
-        nll = nll_per_position(loaded.model, tokens)[0].double().numpy()
-    seconds = time.perf_counter() - began
-    values = _collect(recording, settings, scheme.spec)
+    values: dict[str, NDArray[np.float32]] = {}
+    nll = np.zeros(ids.shape[1])
+    for row in ids.split(1):
+        with (
+            apply_scheme(loaded.model, scheme, backend=settings.backend),
+            record(loaded.model, settings.sites, settings.layers, settings.dims) as recording,
+            _layer_progress(loaded, tick),
+        ):
+            nll += nll_per_position(loaded.model, row.to(loaded.device))[0].double().numpy() / len(ids)
+        for key, array in _collect(recording, settings, scheme.spec).items():
+            values[key] = values.get(key, 0) + array / len(ids)
     if not np.isfinite(nll[1:]).all():
         raise ProbeError(f"the likelihood under {scheme.spec} is NaN or infinite; try --dtype float32, and check the weights")
-    return Pass(values, nll, seconds)
+    return Pass(values, nll, time.perf_counter() - began)
 
 
 def threshold_rows(
@@ -167,7 +179,7 @@ def run_probe(
     """
     _validate(loaded, settings)
     asked = parse_schemes(settings.schemes, loaded.window)
-    ids = make_input(loaded, settings.input, settings.length)
+    ids = make_input(loaded, settings.input, settings.length, settings.samples, settings.seed)
     torch.manual_seed(settings.seed)
     with new_run_folder(out, force=force) as part:
         schemes = [make_scheme(REFERENCE, loaded.window), *(s for s in asked if s.spec != REFERENCE)]
@@ -181,9 +193,9 @@ def run_probe(
 
 
 def _all_passes(
-    loaded: LoadedModel, schemes: list[Scheme], ids: list[int], settings: RunSettings, progress: Progress
+    loaded: LoadedModel, schemes: list[Scheme], ids: Tensor, settings: RunSettings, progress: Progress
 ) -> dict[str, Pass]:
-    total, done = len(schemes) * loaded.layers, 0
+    total, done = len(schemes) * loaded.layers * len(ids), 0
     passes = {}
     for scheme in schemes:
 
@@ -197,9 +209,9 @@ def _all_passes(
 
 
 def _info(
-    loaded: LoadedModel, settings: RunSettings, schemes: list[Scheme], shown: list[str], ids: list[int], passes: dict[str, Pass]
+    loaded: LoadedModel, settings: RunSettings, schemes: list[Scheme], shown: list[str], ids: Tensor, passes: dict[str, Pass]
 ) -> dict[str, Any]:
-    digest = hashlib.sha256(np.asarray(ids, dtype=np.int64).tobytes()).hexdigest()
+    digest = hashlib.sha256(ids.numpy().tobytes()).hexdigest()
     return {
         "format": FORMAT,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -213,7 +225,7 @@ def _info(
         "layers": list(settings.layers), "dims": list(settings.dims), "sites": list(settings.sites),
         "schemes": {s.spec: {"parameters": s.parameters, "seconds": round(passes[s.spec].seconds, 3)} for s in schemes},
         "shown": shown,
-        "input": {"spec": settings.input, "length": len(ids), "sha256": digest},
+        "input": {"spec": settings.input, "length": ids.shape[1], "samples": len(ids), "sha256": digest},
         "detector": settings.detector,
         "detection": asdict(settings.detection) | {
             "burn_in_used": settings.detection.burn_in_at(loaded.window), "run_used": settings.detection.run_at(loaded.window),

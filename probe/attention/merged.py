@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from probe.attention.kernels import Partial, attend, merge
@@ -23,22 +25,27 @@ def _spans(lo: Tensor, hi: Tensor) -> list[tuple[int, int, bool]]:
     return [span for span in spans if span[1] > span[0]]
 
 
-def _seen(lo: Int[Tensor, " q"], hi: Int[Tensor, " q"], start: int, stop: int) -> Bool[Tensor, "q k"]:
-    keys = torch.arange(start, stop)
-    return (keys >= lo[:, None]) & (keys < hi[:, None])
+@lru_cache(maxsize=128)
+def _edge(lo: bytes, hi: bytes, width: int) -> tuple[Bool[Tensor, "q k"], Bool[Tensor, " q"]]:
+    """Which keys of a ragged span each query sees, and which queries see none (those rows are set to see all).
+
+    Bounds are relative to the span, so the blocks of a band, and every layer, share one mask.
+    """
+    first, stop = (torch.frombuffer(bytearray(bound), dtype=torch.int64)[:, None] for bound in (lo, hi))
+    keys = torch.arange(width)
+    seen = (keys >= first) & (keys < stop)
+    empty = ~seen.any(-1)
+    seen[empty] = True  # the kernel needs a key in every row; the row's output is dropped
+    return seen, empty
 
 
-def _ragged(
-    query: Tensor, key: Tensor, value: Tensor, scaling: float, seen: Bool[Tensor, "q k"]
-) -> Partial:
-    """Attention where some queries may see nothing of the span: those get log-sum-exp -inf."""
-    some = seen.any(-1)
-    if bool(some.all()):
-        return attend(query, key, value, scaling, seen.to(query.device))
-    seen = seen.clone()
-    seen[~some] = True
+def _ragged(query: Tensor, key: Tensor, value: Tensor, scaling: float, lo: Tensor, hi: Tensor) -> Partial:
+    """Attention over a span whose edges differ by query: who sees nothing of it gets log-sum-exp -inf."""
+    seen, empty = _edge(lo.numpy().tobytes(), hi.numpy().tobytes(), key.shape[2])
     out, lse = attend(query, key, value, scaling, seen.to(query.device))
-    empty = (~some).to(lse.device)
+    if not bool(empty.any()):
+        return out, lse
+    empty = empty.to(lse.device)
     return out.masked_fill(empty[:, None], 0.0), lse.masked_fill(empty, float("-inf"))
 
 
@@ -48,7 +55,7 @@ def _block(query: Tensor, key: Tensor, value: Tensor, scaling: float, lo: Tensor
     for start, stop, ragged in _spans(lo, hi):
         k, v = key[:, :, start:stop], value[:, :, start:stop]
         if ragged:
-            part = _ragged(query, k, v, scaling, _seen(lo, hi, start, stop))
+            part = _ragged(query, k, v, scaling, lo - start, hi - start)
         else:
             part = attend(query, k, v, scaling)
         result = part if result is None else merge(result, part)
@@ -88,7 +95,7 @@ def attend_pieces(
     first = key.shape[2] - query.shape[2]
     out = torch.zeros_like(query)
     lse = torch.full(query.shape[:3], float("-inf"), device=query.device, dtype=_lse_dtype(query))
-    for piece in pieces:
+    for number, piece in enumerate(pieces):
         rows = _rows(piece, first)
         stop = int(piece.hi[-1])
         turned_k = rotary.rotate(key[:, :, :stop], piece.k_pos[:stop])
@@ -97,7 +104,9 @@ def attend_pieces(
             mine = slice(at, at + block)
             part = _block(turned_q[:, :, mine], turned_k, value, scaling, piece.lo[mine], piece.hi[mine])
             chosen = _sub(rows, mine, len(piece.queries))
-            out[:, :, chosen], lse[:, :, chosen] = merge((out[:, :, chosen], lse[:, :, chosen]), part)
+            if number > 0:
+                part = merge((out[:, :, chosen], lse[:, :, chosen]), part)
+            out[:, :, chosen], lse[:, :, chosen] = part
     return out
 
 

@@ -16,6 +16,9 @@ from probe.thresholds.measured import nll_threshold, smooth_nll
 MAX_POINTS = 2000
 """Points drawn per line; more are thinned, keeping the least and the greatest of every bin."""
 
+MAX_PANELS = 12
+"""Dimensions drawn in one figure; a run may record every one, but nobody reads 600 panels."""
+
 Row = dict[str, Any]
 
 
@@ -133,6 +136,8 @@ def threshold_figure(run: Run, rows: list[Row] | None = None, settings: Settings
     panels: dict[tuple[str, int, int], list[Row]] = {}
     for row in rows:
         panels.setdefault((row["site"], row["layer"], row["dim"]), []).append(row)
+    left_out = len(panels) - MAX_PANELS
+    panels = dict(list(panels.items())[:MAX_PANELS])
     columns = 2 if len(panels) > 1 else 1
     height = -(-len(panels) // columns)
     titles = [f"{site}, layer {layer}, dim {dim}" for site, layer, dim in panels]
@@ -148,7 +153,9 @@ def threshold_figure(run: Run, rows: list[Row] | None = None, settings: Settings
     info = run.info
     figure.update_layout(
         template="plotly_white", height=330 * (height + 1), margin={"l": 60, "r": 110, "t": 90, "b": 50},
-        title=f"{info['model']}: hidden states past the trained window, input {info['input']['spec']}, detector {rows[0]['detector']}",
+        title=f"{info['model']}: hidden states past the trained window, input {info['input']['spec']}, detector {rows[0]['detector']}"
+        + (f"<br><sup>the first {MAX_PANELS} panels; {left_out} more dimensions are in the run</sup>" if left_out > 0 else ""),
     )  # fmt: skip
-    figure.update_xaxes(title_text="position", title_standoff=4)
+    # Room at the right for the names at the lines' ends.
+    figure.update_xaxes(title_text="position", title_standoff=4, range=[0, 1.24 * info["input"]["length"]])
     return figure

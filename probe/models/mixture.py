@@ -2,7 +2,9 @@
 
 Phase 1 (the first 30% of the steps) is three quarters pass keys whose lengths grow up to the window: trained on
 mostly text from the start, a model of this size never learns to look the key up. Phase 2 is mostly text at the full window
-with a quarter pass keys: kept on short samples, a model would not fail past its window.
+with a quarter pass keys: kept on short samples, a model would not fail past its window. Phase 3 (from 40% on) is phase 2 with more
+repetition, of any token and not only of frequent ones, so that the paper's probe input (one word, repeated) is text that
+the model predicts well inside its window.
 """
 
 from __future__ import annotations
@@ -17,13 +19,15 @@ from transformers import PreTrainedTokenizerBase
 
 from probe.tasks.passkey import minimum_length, passkey_sample
 
-PHASE_1 = 0.30
-KEY_SHARE = (0.75, 0.25)
-"""Share of pass-key rows in phases 1 and 2."""
-REPEAT_SHARE = (0.05, 0.06)
-ANSWER_WEIGHT = (8.0, 4.0)
+PHASE_STARTS = (0.0, 0.30, 0.40)
+"""Share of the steps at which each phase begins."""
+KEY_SHARE = (0.75, 0.25, 0.25)
+"""Share of pass-key rows in each phase."""
+REPEAT_SHARE = (0.05, 0.06, 0.12)
+ANSWER_WEIGHT = (8.0, 4.0, 4.0)
 FILLER_WEIGHT = 0.2
-"""Weight of tokens that only copy a cycle: there are many, and they are learned at once."""
+"""Weight of a pass-key row's filler: there is much of it, and it is learned at once."""
+REPEAT_WEIGHT = (0.2, 0.2, 1.0)
 FULL_WINDOW_SHARE = 0.85
 OWN_FILLER_SHARE = 0.5
 """Share of pass-key rows in the paper's filler; the others hide the key in text."""
@@ -51,7 +55,7 @@ class Mixture:
     def batch(self, step: int) -> Batch:
         """The batch of one step: [rows, length] with rows * length about `tokens_per_batch`."""
         rng = np.random.default_rng((self.seed, step))
-        phase = 0 if step < PHASE_1 * self.steps else 1
+        phase = sum(step >= start * self.steps for start in PHASE_STARTS) - 1
         length = self._length(rng, step, phase)
         rows = [self._row(rng, length, phase) for _ in range(max(1, self.tokens_per_batch // length))]
         return Batch(torch.stack([ids for ids, _ in rows]), torch.stack([weights for _, weights in rows]))
@@ -59,7 +63,7 @@ class Mixture:
     def _length(self, rng: np.random.Generator, step: int, phase: int) -> int:
         shortest = minimum_length(self.tokenizer) + 2
         if phase == 0:
-            grown = min(1.0, step / (0.8 * PHASE_1 * self.steps))
+            grown = min(1.0, step / (0.8 * PHASE_STARTS[1] * self.steps))
             return int(rng.integers(shortest, round(shortest + grown * (self.window - shortest)) + 1))
         if rng.random() < FULL_WINDOW_SHARE:
             return self.window
@@ -70,7 +74,7 @@ class Mixture:
         if kind < KEY_SHARE[phase]:
             return self._key_row(rng, length, phase)
         if kind < KEY_SHARE[phase] + REPEAT_SHARE[phase]:
-            return self._repeat_row(rng, length)
+            return self._repeat_row(rng, length, phase)
         return torch.cat([self._bos(), self._text(rng, length - 1)]), torch.ones(length)
 
     def _bos(self) -> Tensor:
@@ -91,10 +95,12 @@ class Mixture:
         weights[-len(sample.answer) :] = ANSWER_WEIGHT[phase]
         return torch.tensor(sample.prompt + sample.answer), weights
 
-    def _repeat_row(self, rng: np.random.Generator, length: int) -> tuple[Tensor, Tensor]:
+    def _repeat_row(self, rng: np.random.Generator, length: int, phase: int) -> tuple[Tensor, Tensor]:
         period = 1 if rng.random() < 0.4 else int(rng.integers(2, 33))
         span = self._text(rng, period)
+        if phase == 2 and period == 1:
+            span = torch.tensor([int(rng.integers(len(self.tokenizer)))])
         ids = torch.cat([self._bos(), span.repeat(length // period + 1)])[:length]
-        weights = torch.full((length,), FILLER_WEIGHT)
+        weights = torch.full((length,), REPEAT_WEIGHT[phase])
         weights[: period + 1] = 0.0
         return ids, weights

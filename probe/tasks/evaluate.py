@@ -11,10 +11,10 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from probe.errors import ProbeError, unknown
-from probe.models.corpus import documents
 from probe.models.load import LoadedModel
 from probe.models.seam import apply_scheme
 from probe.schemes import Scheme, parse_schemes
+from probe.tasks.heldout import heldout_batch
 from probe.tasks.nll import nll_per_position
 from probe.tasks.passkey import PasskeySample, minimum_length, passkey_sample
 
@@ -59,30 +59,6 @@ def passkey_hits(loaded: LoadedModel, scheme: Scheme, drawn: Sequence[PasskeySam
             logits = loaded.model(input_ids=ids, use_cache=False, logits_to_keep=answer + 1).logits
             hits.append((logits[:, :-1].argmax(-1) == ids[:, -answer:]).all(-1).cpu())
     return torch.cat(hits)
-
-
-def heldout_tokens(loaded: LoadedModel) -> Tensor:
-    """The held-out split of the standard library as one stream of ids."""
-    if loaded.tokenizer is None:
-        raise ProbeError(f"task nll: model {loaded.name} has no tokenizer")
-    ids: list[int] = []
-    for _, text in documents("heldout"):
-        ids += loaded.tokenizer.encode(text, add_special_tokens=False)
-        if loaded.tokenizer.eos_token_id is not None:
-            ids.append(loaded.tokenizer.eos_token_id)
-    return torch.tensor(ids)
-
-
-def heldout_batch(loaded: LoadedModel, length: int, samples: int, seed: int) -> Tensor:
-    """[samples, length] windows of held-out text from random places, `<bos>` first where there is one."""
-    stream = heldout_tokens(loaded)
-    bos = loaded.tokenizer.bos_token_id if loaded.tokenizer else None
-    head = [] if bos is None else [bos]
-    body = length - len(head)
-    if len(stream) <= body:
-        raise ProbeError(f"--lengths: the held-out text has {len(stream)} tokens of this tokenizer, got {length}")
-    starts = np.random.default_rng((seed, length)).integers(len(stream) - body, size=samples)
-    return torch.stack([torch.cat([torch.tensor(head, dtype=torch.long), stream[s : s + body]]) for s in starts])
 
 
 def heldout_nll(loaded: LoadedModel, scheme: Scheme, ids: Tensor, tick: Callable[[], None] = lambda: None) -> Tensor:

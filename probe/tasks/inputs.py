@@ -1,14 +1,19 @@
-"""The token sequence a probe runs on: a repeated word, a repeated token, a file of ids, a text."""
+"""The token sequences a probe runs on: a repeated word or token, a file of ids, a text, the held-out text."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
 from probe.errors import ProbeError, unknown
 from probe.models.load import LoadedModel
+from probe.tasks.heldout import heldout_batch
 
-KINDS = ("word:TEXT", "token:ID", "ids:FILE", "text:FILE")
+KINDS = ("word:TEXT", "token:ID", "ids:FILE", "text:FILE", "heldout")
 
 
 def _tokenizer(loaded: LoadedModel, spec: str):  # noqa: ANN202 - a transformers tokenizer
@@ -66,19 +71,29 @@ def _token(value: str, spec: str) -> list[int]:
         raise ProbeError(f"--input {spec}: expected an integer token id, got {value!r}") from None
 
 
-def make_input(loaded: LoadedModel, spec: str, length: int | None) -> list[int]:
+def make_input(loaded: LoadedModel, spec: str, length: int | None, samples: int = 1, seed: int = 0) -> Int[Tensor, "samples length"]:
     """Token ids for an input spec, `<bos>` first where the model has one (files of ids are taken as they are).
+
+    A repeated word lets nothing but position vary; `heldout` is ordinary text that the embedded models have not seen, of which
+    several samples average out what the tokens say and leave what the position does.
 
     Args:
         loaded: the model, for its tokenizer and vocabulary.
         spec: one of `KINDS`.
         length: tokens; None takes a file whole, and four windows of anything else.
+        samples: sequences to draw; only `heldout` has more than one.
+        seed: draws the held-out windows.
 
     Raises:
         ProbeError: an unreadable, too short or ill-formed input, or ids outside the vocabulary.
     """
+    if samples < 1 or (samples > 1 and spec != "heldout"):
+        expected = "at least 1" if spec == "heldout" else f"1 for --input {spec}, which is one sequence"
+        raise ProbeError(f"--samples: expected {expected}, got {samples}")
     kind, _, value = spec.partition(":")
     wanted = 4 * loaded.window if length is None else length
+    if spec == "heldout":
+        return heldout_batch(loaded, max(2, wanted), samples, seed)
     if kind == "word":
         ids = _repeated(loaded, _word(loaded, value, spec), wanted)
     elif kind == "token":
@@ -91,7 +106,7 @@ def make_input(loaded: LoadedModel, spec: str, length: int | None) -> list[int]:
     else:
         raise unknown("input kind", spec, KINDS)
     _check(loaded, ids, spec)
-    return ids
+    return torch.tensor([ids])
 
 
 def _check(loaded: LoadedModel, ids: list[int], spec: str) -> None:

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
+from scipy.ndimage import minimum_filter1d
 
 from probe.errors import ProbeError, unknown
 
@@ -84,7 +85,8 @@ def lasting(excess: Series, run: int) -> Series:
     """
     if len(excess) < run:
         return excess[:0]
-    return np.lib.stride_tricks.sliding_window_view(excess, run).min(-1)
+    # The filter is centred; shifting its origin makes the window begin at each position.
+    return minimum_filter1d(excess, run, origin=-(run // 2))[: len(excess) - run + 1]
 
 
 def robust_sd(values: NDArray[np.floating]) -> float:

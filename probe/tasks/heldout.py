@@ -1,0 +1,36 @@
+"""Windows of the held-out text: the standard library's files that no embedded model was trained on."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from probe.errors import ProbeError
+from probe.models.corpus import documents
+from probe.models.load import LoadedModel
+
+
+def heldout_tokens(loaded: LoadedModel) -> Int[Tensor, " tokens"]:
+    """The held-out split of the standard library as one stream of ids."""
+    if loaded.tokenizer is None:
+        raise ProbeError(f"held-out text: model {loaded.name} has no tokenizer")
+    ids: list[int] = []
+    for _, text in documents("heldout"):
+        ids += loaded.tokenizer.encode(text, add_special_tokens=False)
+        if loaded.tokenizer.eos_token_id is not None:
+            ids.append(loaded.tokenizer.eos_token_id)
+    return torch.tensor(ids)
+
+
+def heldout_batch(loaded: LoadedModel, length: int, samples: int, seed: int) -> Int[Tensor, "samples length"]:
+    """[samples, length] windows of held-out text from random places, `<bos>` first where there is one."""
+    stream = heldout_tokens(loaded)
+    bos = loaded.tokenizer.bos_token_id if loaded.tokenizer else None
+    head = [] if bos is None else [bos]
+    body = length - len(head)
+    if len(stream) <= body:
+        raise ProbeError(f"the held-out text has {len(stream)} tokens of this tokenizer: expected a shorter length, got {length}")
+    starts = np.random.default_rng((seed, length)).integers(len(stream) - body, size=samples)
+    return torch.stack([torch.cat([torch.tensor(head, dtype=torch.long), stream[s : s + body]]) for s in starts])
