@@ -1,0 +1,107 @@
+"""What the page says: terms explained, errors as a reader of the page meets them, the figure read aloud."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from probe.thresholds.detectors import Settings
+from probe.thresholds.rows import Row
+
+H = (
+    "H, the threshold: a value of this hidden dimension that the model, as trained, does not leave while it works. "
+    "The detector `paper` takes the value at position M; `range` takes an end of the range seen inside the window."
+)
+M = "M, the trained window in tokens: training used positions 0 to M − 1."
+PREDICTED = (
+    "Predicted failure: the first position from which the hidden dimension stays beyond H for the whole run length."
+)
+MEASURED = (
+    "Measured failure: the first position from which the smoothed negative log-likelihood stays above the band that "
+    "the model as trained keeps inside its window. It does not depend on layer or dimension."
+)
+DIFFERENCE = "Predicted minus measured, in positions: below zero the hidden state gives way before the likelihood does."
+MARGIN = "How far the worst lasting stretch stays inside H, in robust standard deviations; below zero it is beyond."
+DETECTOR = (
+    "How the threshold is found. `paper`: the value at position M, failing on the side that the model drifts to past "
+    "M. `range`: the range seen in the window after the burn-in, widened by the margin."
+)
+BURN_IN = "First position of the in-window reference. Before it a model is still finding its context."
+RUN_LENGTH = (
+    "Positions for which a crossing must hold to count. It is also the width over which the likelihood is smoothed."
+)
+SLACK = "Robust standard deviations by which the in-window range, and the likelihood's band, are widened."
+SITE = "Where values were recorded: `resid` a layer's output, `attn` its attention's output, `mlp` its MLP's output."
+
+
+def plain(error: Exception) -> str:
+    """An error's line without the command line's dashes."""
+    return re.sub(r"(^|\s)--([a-z][a-z-]*)", lambda found: found[1] + found[2].replace("-", " "), str(error))
+
+
+def literal(text: object) -> str:
+    """Text from a run as Markdown code, so that nothing in it is a link, a picture or a heading."""
+    return "`" + str(text).replace("`", "'").replace("\n", " ") + "`"
+
+
+def model_name(model: str) -> str:
+    """A model's name as Markdown, without the folders above it."""
+    return literal(Path(model).name or model)
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}".replace("-", "−")
+
+
+def _threshold(first: Row, window: int, detector: str, settings: Settings) -> str:
+    lasting = f"for at least {settings.run_at(window)} positions"
+    if first["threshold"] is None:
+        return f"The input does not reach past M = {window}, so there is no threshold to cross."
+    if detector == "paper":
+        side = first["direction"]
+        return (
+            f"H = {_number(first['threshold'])} is its value at position M as trained. Past M the model drifts {side} "
+            f"it, so failure is predicted where a line stays {side} H {lasting}."
+        )
+    return (
+        f"H is an end of the range that it has at positions {settings.burn_in_at(window)} to {window - 1} as trained, "
+        f"widened by {settings.margin:g} robust standard deviations; failure is predicted where a line stays beyond "
+        f"it {lasting}."
+    )
+
+
+def _verdict(row: Row) -> str:
+    scheme, predicted, measured = literal(row["scheme"]), row["predicted"], row["measured"]
+    if predicted is None and measured is None:
+        return f"Under {scheme} no failure is predicted and none is measured."
+    if predicted is None:
+        return f"Under {scheme} no failure is predicted, but one is measured at {measured}."
+    if measured is None:
+        return f"Under {scheme} failure is predicted at {predicted}, but none is measured."
+    gap = measured - predicted
+    when = "the same position" if gap == 0 else f"{abs(gap)} positions {'later' if gap > 0 else 'earlier'}"
+    return f"Under {scheme} failure is predicted at {predicted} and measured at {measured}, {when}."
+
+
+def reading(info: dict[str, Any], rows: Sequence[Row], detector: str, settings: Settings) -> str:
+    """One paragraph of Markdown that says what the figure shows.
+
+    Args:
+        info: the run's `run.json`.
+        rows: the verdicts shown, all of one site, layer and dim.
+        detector: of `DETECTORS`.
+        settings: what the verdicts were made with.
+    """
+    first, window, source = rows[0], info["window"], info["input"]
+    read = f"{source['length']} tokens of {literal(source['spec'])}"
+    return " ".join([
+        f"{model_name(info['model'])} was trained on {window} positions and here reads {read}.",
+        f"The upper panel follows dimension {first['dim']} of {literal(first['site'])} at layer {first['layer']}.",
+        _threshold(first, window, detector, settings),
+        "The lower panel is what the prediction is about, the likelihood of each next token: it is measured to fail "
+        "where it leaves its in-window band.",
+        *(_verdict(row) for row in rows),
+        "One dimension is an observation; how far to trust it shows in how many layers and dimensions agree.",
+    ])  # fmt: skip
