@@ -77,7 +77,7 @@ class Threshold:
         return Detection(self.value, self.direction, position, margin)
 
 
-def lasting(excess: Series, run: int) -> Series:
+def lasting(excess: Series, run: int) -> Float[np.ndarray, " judged"]:
     """At each position the least excess of the `run` positions that begin there.
 
     Positive means that a crossing begins or goes on there and lasts. The last run-1 positions cannot be judged
@@ -99,7 +99,12 @@ def _scale(values: NDArray[np.floating]) -> float:
     return max(robust_sd(values), 1e-6 * float(np.abs(values).max()), 1e-12)
 
 
-def _in_window(reference: Series, window: int, settings: Settings) -> Series:
+def in_window(reference: Series, window: int, settings: Settings) -> Float[np.ndarray, " kept"]:
+    """The reference's positions from the burn-in to the window's end, on which a detector is calibrated.
+
+    Raises:
+        ProbeError: fewer than two such positions.
+    """
     values = reference[settings.burn_in_at(window) : window]
     if len(values) < 2:
         raise ProbeError(
@@ -118,13 +123,13 @@ def paper_threshold(reference: Series, window: int, settings: Settings) -> Thres
         return None
     value = float(reference[window])
     direction: Direction = "above" if float(np.median(past)) >= value else "below"
-    scale = _scale(_in_window(reference, window, settings))
+    scale = _scale(in_window(reference, window, settings))
     return Threshold(value, direction, scale, window, settings.run_at(window))
 
 
 def range_thresholds(reference: Series, window: int, settings: Settings) -> tuple[Threshold, Threshold]:
     """Both ends of the reference's in-window range after the burn-in, widened by the margin."""
-    values = _in_window(reference, window, settings)
+    values = in_window(reference, window, settings)
     scale, run, start = _scale(values), settings.run_at(window), settings.burn_in_at(window)
     slack = settings.margin * scale
     return (
