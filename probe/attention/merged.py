@@ -55,7 +55,8 @@ def _block(query: Tensor, key: Tensor, value: Tensor, scaling: float, lo: Tensor
     for start, stop, ragged in _spans(lo, hi):
         k, v = key[:, :, start:stop], value[:, :, start:stop]
         if ragged:
-            part = _ragged(query, k, v, scaling, lo - start, hi - start)
+            inside = ((bound - start).clamp(0, stop - start) for bound in (lo, hi))
+            part = _ragged(query, k, v, scaling, *inside)
         else:
             part = attend(query, k, v, scaling)
         result = part if result is None else merge(result, part)

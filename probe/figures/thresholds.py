@@ -19,6 +19,9 @@ MAX_POINTS = 2000
 MAX_PANELS = 12
 """Dimensions drawn in one figure; a run may record every one, but nobody reads 600 panels."""
 
+LABEL_HEIGHT = 0.075
+"""Least distance of two lines' names, as a share of what a panel shows."""
+
 Row = dict[str, Any]
 
 
@@ -52,62 +55,77 @@ def _line(figure: go.Figure, at: tuple[int, int], positions: np.ndarray, values:
     )  # fmt: skip
 
 
-def _label_ends(figure: go.Figure, at: tuple[int, int], ends: list[tuple[str, float, float]], span: float) -> None:
-    """Write each scheme's name at its line's end, spread apart so that no two overlap."""
-    least, previous = 0.075 * span, -np.inf
-    for scheme, x, y in sorted(ends, key=lambda end: end[2]):
-        placed = max(y, previous + least)
-        previous = placed
+def _label_ends(
+    figure: go.Figure, at: tuple[int, int], lines: dict[str, np.ndarray], failures: dict[str, int | None], span: float
+) -> float:
+    """Write each scheme's name and failure at its line's end, spread apart so that no two overlap; the highest one's y."""
+    placed = -np.inf
+    for scheme, values in sorted(lines.items(), key=lambda line: line[1][-1]):
+        placed = max(float(values[-1]), placed + LABEL_HEIGHT * span)
+        text = scheme if failures[scheme] is None else f"{scheme} ✕ {failures[scheme]}"
         figure.add_annotation(
-            x=x, y=placed, text=scheme, showarrow=False, xanchor="left", xshift=4,
+            x=len(values) - 1, y=placed, text=text, showarrow=False, xanchor="left", xshift=4,
             font={"color": scheme_colour(scheme), "size": 12}, row=at[0], col=at[1],
         )  # fmt: skip
+    return placed
 
 
 def _mark(figure: go.Figure, at: tuple[int, int], position: int, value: float, scheme: str, what: str) -> None:
-    """A marker where a scheme fails, with the position beside it."""
+    """A marker where a scheme fails; the position is beside the scheme's name."""
     figure.add_trace(
-        go.Scatter(x=[position], y=[value], mode="markers+text", text=[f" {position}"], textposition="top right",
-                   marker={"color": scheme_colour(scheme), "size": 11, "symbol": "x"}, showlegend=False,
-                   textfont={"color": scheme_colour(scheme)}, name=f"{scheme}: {what}",
+        go.Scatter(x=[position], y=[value], mode="markers", showlegend=False,
+                   marker={"color": scheme_colour(scheme), "size": 11, "symbol": "x"}, name=f"{scheme}: {what}",
                    hovertemplate=f"{scheme}: {what} at %{{x}}<extra></extra>"),
         row=at[0], col=at[1],
     )  # fmt: skip
 
 
-def _guides(figure: go.Figure, at: tuple[int, int], window: int, threshold: float | None, label: str) -> None:
+def _window_line(figure: go.Figure, at: tuple[int, int], window: int) -> None:
     figure.add_vline(x=window, line={"color": WINDOW_COLOUR, "dash": "dash", "width": 1.2}, row=at[0], col=at[1])
     figure.add_annotation(
         x=window, y=1.0, yref="y domain", text=f"M = {window}", showarrow=False, xanchor="right", yanchor="top",
         xshift=-3, font={"color": WINDOW_COLOUR, "size": 11}, row=at[0], col=at[1],
     )  # fmt: skip
-    if threshold is not None:
-        figure.add_hline(y=threshold, line={"color": THRESHOLD_COLOUR, "dash": "dash", "width": 1.2}, row=at[0], col=at[1])
-        figure.add_annotation(
-            x=0.0, xref="x domain", y=threshold, text=label, showarrow=False, xanchor="left", yanchor="bottom",
-            font={"color": THRESHOLD_COLOUR, "size": 11}, row=at[0], col=at[1],
-        )  # fmt: skip
 
 
-def _span(values: list[np.ndarray]) -> float:
-    joined = np.concatenate(values)
-    return float(joined.max() - joined.min()) or 1.0
+def _guide(figure: go.Figure, at: tuple[int, int], value: float, label: str) -> None:
+    figure.add_hline(y=value, line={"color": THRESHOLD_COLOUR, "dash": "dash", "width": 1.2}, row=at[0], col=at[1])
+    figure.add_annotation(
+        x=0.0, xref="x domain", y=value, text=label, showarrow=False, xanchor="left", yanchor="bottom", borderpad=1,
+        font={"color": THRESHOLD_COLOUR, "size": 11}, bgcolor="rgba(255,255,255,0.75)", row=at[0], col=at[1],
+    )  # fmt: skip
+
+
+def _draw_panel(
+    figure: go.Figure, at: tuple[int, int], window: int, lines: dict[str, np.ndarray], failures: dict[str, int | None],
+    guides: dict[float, str], what: str,
+) -> None:  # fmt: skip
+    """Lines, their names and failures, M, and horizontal guides by their value."""
+    # A first token's values are far from all others': they are drawn, but the axis is not stretched for them.
+    settled = [values[min(window // 16, len(values) // 2) :] for values in lines.values()]
+    marks = {scheme: float(lines[scheme][position]) for scheme, position in failures.items() if position is not None}
+    seen = np.concatenate([*settled, list(marks.values()), list(guides)])
+    low, high = float(seen.min()), float(seen.max())
+    span = (high - low) or 1.0
+    for scheme, values in lines.items():
+        _line(figure, at, np.arange(len(values)), values, scheme)
+    for scheme, value in marks.items():
+        _mark(figure, at, failures[scheme] or 0, value, scheme, what)
+    top = max(high, _label_ends(figure, at, lines, failures, span))
+    for value, label in guides.items():
+        _guide(figure, at, value, label)
+    _window_line(figure, at, window)
+    figure.update_yaxes(range=[low - 0.08 * span, top + 0.08 * span], row=at[0], col=at[1])
 
 
 def draw_dimension(figure: go.Figure, at: tuple[int, int], run: Run, rows: list[Row]) -> None:
     """One panel: a dimension over position under every scheme; `rows` are its detections, one per scheme."""
     first = rows[0]
     series = {row["scheme"]: run.series(row["scheme"], first["site"], first["layer"], first["dim"]) for row in rows}
-    span = _span(list(series.values()))
-    for row in rows:
-        values = series[row["scheme"]]
-        _line(figure, at, np.arange(len(values)), values, row["scheme"])
-        if row["predicted"] is not None:
-            _mark(figure, at, row["predicted"], values[row["predicted"]], row["scheme"], "predicted failure")
-    _label_ends(figure, at, [(name, len(values) - 1, float(values[-1])) for name, values in series.items()], span)
+    failures = {row["scheme"]: row["predicted"] for row in rows}
     # Under `range` the schemes may have been judged by different ends of the range: each is drawn once.
-    for threshold in {row["threshold"] for row in rows}:
-        _guides(figure, at, run.info["window"], threshold, "H" if threshold is None else f"H = {threshold:.3g}")
+    guides = {row["threshold"]: f"H = {row['threshold']:.3g}" for row in rows if row["threshold"] is not None}
+    _draw_panel(figure, at, run.info["window"], series, failures, guides, "predicted failure")
 
 
 def draw_nll(figure: go.Figure, at: tuple[int, int], run: Run, rows: list[Row], settings: Settings) -> None:
@@ -115,13 +133,8 @@ def draw_nll(figure: go.Figure, at: tuple[int, int], run: Run, rows: list[Row], 
     window = run.info["window"]
     measured = {row["scheme"]: row["measured"] for row in rows}
     smooth = {scheme: smooth_nll(run.nll[scheme], settings.run_at(window)) for scheme in measured}
-    for scheme, values in smooth.items():
-        _line(figure, at, np.arange(len(values)), values, scheme)
-        if measured[scheme] is not None:
-            _mark(figure, at, measured[scheme], values[measured[scheme]], scheme, "measured failure")
-    _label_ends(figure, at, [(name, len(values) - 1, float(values[-1])) for name, values in smooth.items()], _span(list(smooth.values())))
     band = nll_threshold(run.nll["origin"], window, settings).value
-    _guides(figure, at, window, band, f"band up to {band:.3g}")
+    _draw_panel(figure, at, window, smooth, measured, {band: f"band up to {band:.3g}"}, "measured failure")
 
 
 def threshold_figure(run: Run, rows: list[Row] | None = None, settings: Settings | None = None) -> go.Figure:

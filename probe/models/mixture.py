@@ -1,8 +1,8 @@
 """What one training step sees: text, pass-key retrieval and repetition, in the order that makes retrieval learnable.
 
-Phase 1 (the first 30% of the steps) is three quarters pass keys whose lengths grow up to the window: trained on
+Phase 1 (the first 37.5% of the steps) is three quarters pass keys whose lengths grow up to the window: trained on
 mostly text from the start, a model of this size never learns to look the key up. Phase 2 is mostly text at the full window
-with a quarter pass keys: kept on short samples, a model would not fail past its window. Phase 3 (from 40% on) is phase 2 with more
+with a quarter pass keys: kept on short samples, a model would not fail past its window. Phase 3 (the second half) is phase 2 with more
 repetition, of any token and not only of frequent ones, so that the paper's probe input (one word, repeated) is text that
 the model predicts well inside its window.
 """
@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from probe.tasks.passkey import minimum_length, passkey_sample
 
-PHASE_STARTS = (0.0, 0.30, 0.40)
+PHASE_STARTS = (0.0, 0.375, 0.5)
 """Share of the steps at which each phase begins."""
 KEY_SHARE = (0.75, 0.25, 0.25)
 """Share of pass-key rows in each phase."""

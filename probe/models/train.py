@@ -35,12 +35,12 @@ class Recipe:
     """Everything a training run depends on beside the model's row."""
 
     seed: int = 0
-    steps: int = 7500
+    steps: int = 6000
     tokens_per_batch: int = 4096
     learning_rate: float = 4e-3
     weight_decay: float = 0.05
     warmup: int = 150
-    cooldown: float = 0.4
+    cooldown: float = 0.25
     """Share of the steps over which the learning rate falls linearly to zero at the end."""
     checkpoint_every: int = 250
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import median_filter
 
-from probe.thresholds.detectors import Detection, Series, Settings, Threshold, _in_window, robust_sd
+from probe.thresholds.detectors import Detection, Series, Settings, Threshold, in_window, robust_sd
 
 NLL_FLOOR = 0.1
 """Nats: a rise smaller than this is no failure, however quiet the window was."""
@@ -24,7 +24,7 @@ def smooth_nll(nll: Series, run: int) -> Series:
 def nll_threshold(reference: Series, window: int, settings: Settings, floor: float = NLL_FLOOR) -> Threshold:
     """The upper end of the reference's in-window NLL, widened by the margin or `floor` nats, whichever is more."""
     run = settings.run_at(window)
-    values = _in_window(smooth_nll(reference, run), window, settings)
+    values = in_window(smooth_nll(reference, run), window, settings)
     scale = max(robust_sd(values), floor / max(settings.margin, 1e-9))
     return Threshold(float(values.max()) + settings.margin * scale, "above", scale, settings.burn_in_at(window), run)
 

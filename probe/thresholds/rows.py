@@ -124,4 +124,7 @@ def rows_from_run(
     """
     info = run.info
     shown = info["shown"] if schemes is None else schemes
+    if places is None:
+        # In the order of the run: a file of arrays keeps none.
+        places = [(site, layer, dim) for site in info["sites"] for layer in info["layers"] for dim in info["dims"]]
     return threshold_rows(run.trace, run.nll, info["dims"], shown, info["window"], detector, settings, places)

@@ -1,0 +1,115 @@
+"""Run folders are whole or not there."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from probe.errors import ProbeError
+from probe.models.load import load_model
+from probe.recording.folder import Run, list_runs, new_run_folder, write_json
+from probe.runner import RunSettings, run_probe
+
+SETTINGS = RunSettings(layers=(1, 3), dims=(4, 0), schemes="origin,rerope", input="token:5", length=200)
+
+
+def leftovers(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_run_folder_holds_everything_and_reads_back(tiny_folder: Path, tmp_path: Path) -> None:
+    run = run_probe(load_model(str(tiny_folder)), SETTINGS, tmp_path / "run")
+    assert {path.name for path in run.path.iterdir()} == {
+        "run.json", "trace.safetensors", "nll.parquet", "thresholds.parquet", "figure.html",
+    }  # fmt: skip
+    info = json.loads((run.path / "run.json").read_text())
+    assert info["window"] == 64 and info["input"]["length"] == 200 and info["seed"] == 0
+    assert info["versions"]["torch"] and info["schemes"]["rerope"]["parameters"] == {"N": 16}
+    assert run.trace["rerope/resid.3"].shape == (200, 2)
+    assert np.array_equal(run.series("origin", "resid", 1, 0), run.trace["origin/resid.1"][:, 1])
+    assert pq.read_table(run.path / "nll.parquet").column_names == ["scheme", "position", "nll"]
+    assert set(run.nll) == {"origin", "rerope"} and np.isnan(run.nll["origin"][0])
+    assert [r.path for r in list_runs(tmp_path)] == [run.path]
+    with pytest.raises(ProbeError, match="dim 1 was not recorded"):
+        run.series("origin", "resid", 1, 1)
+
+
+def test_the_same_settings_give_the_same_run(tiny_folder: Path, tmp_path: Path) -> None:
+    a, b = (run_probe(load_model(str(tiny_folder)), SETTINGS, tmp_path / name) for name in "ab")
+    assert all(np.array_equal(a.trace[key], b.trace[key]) for key in a.trace)
+    assert a.info["rows"] == b.info["rows"]
+
+
+def test_an_exception_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), new_run_folder(tmp_path / "run") as part:
+        (part / "run.json").write_text("{}")
+        raise RuntimeError
+    assert leftovers(tmp_path) == []
+
+
+def test_a_run_is_replaced_only_by_force_and_only_when_the_new_one_is_whole(tmp_path: Path) -> None:
+    with new_run_folder(tmp_path / "run") as part:
+        write_json(part / "run.json", {"format": 1, "old": True})
+    with pytest.raises(ProbeError, match="a run is there already"), new_run_folder(tmp_path / "run"):
+        pass
+    with pytest.raises(RuntimeError), new_run_folder(tmp_path / "run", force=True):
+        raise RuntimeError
+    assert Run(tmp_path / "run").info["old"] is True
+    with new_run_folder(tmp_path / "run", force=True) as part:
+        write_json(part / "run.json", {"format": 1, "old": False})
+    assert Run(tmp_path / "run").info["old"] is False
+    assert leftovers(tmp_path) == ["run"]
+
+
+def test_places_that_would_lose_something_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "thesis.tex").write_text("x")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ProbeError, match="found a file"), new_run_folder(tmp_path / "file"):
+        pass
+    with pytest.raises(ProbeError, match="not empty and holds no run"), new_run_folder(tmp_path / "folder", force=True):
+        pass
+    with pytest.raises(ProbeError, match="cannot write there"), new_run_folder(tmp_path / "file" / "run"):
+        pass
+    with new_run_folder(tmp_path / "empty") as part:
+        write_json(part / "run.json", {"format": 1})
+    assert (tmp_path / "folder" / "thesis.tex").exists() and (tmp_path / "empty" / "run.json").exists()
+
+
+def test_foreign_and_newer_folders_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "newer").mkdir()
+    write_json(tmp_path / "newer" / "run.json", {"format": 99})
+    with pytest.raises(ProbeError, match="expected run format 1, got 99"):
+        Run(tmp_path / "newer").info  # noqa: B018
+    with pytest.raises(ProbeError, match="expected a run folder"):
+        Run(tmp_path / "none").info  # noqa: B018
+    assert list_runs(tmp_path / "nowhere") == []
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_killed_run_leaves_no_half_written_run_folder(how: signal.Signals, tiny_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "runs" / "victim"
+    command = [
+        sys.executable, "-m", "probe", "run", "--model", str(tiny_folder), "--input", "token:5", "--length", "6000",
+        "--scheme", "origin,rerope,stair,leaky-rerope", "--layer", "1", "--dim", "0", "--out", str(out),
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 120
+    while not (out.parent.is_dir() and any(out.parent.iterdir())) and time.monotonic() < deadline:
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.05)
+    process.send_signal(how)
+    assert process.wait(60) != 0
+    assert not out.exists() and list_runs(out.parent) == []
+    if how != signal.SIGKILL:
+        assert leftovers(out.parent) == []
