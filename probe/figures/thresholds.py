@@ -1,4 +1,4 @@
-"""Figure 2 of the paper, from a run folder: hidden dimensions over position, and under them the likelihood they predict."""
+"""Figure 2 of the paper, from a run folder: hidden dimensions over position, under them the likelihood they predict."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _line(figure: go.Figure, at: tuple[int, int], positions: np.ndarray, values:
 def _label_ends(
     figure: go.Figure, at: tuple[int, int], lines: dict[str, np.ndarray], failures: dict[str, int | None], span: float
 ) -> float:
-    """Write each scheme's name and failure at its line's end, spread apart so that no two overlap; the highest one's y."""
+    """Write each scheme's name and failure at its line's end, no two overlapping; the y of the highest."""
     placed = -np.inf
     for scheme, values in sorted(lines.items(), key=lambda line: line[1][-1]):
         placed = max(float(values[-1]), placed + LABEL_HEIGHT * span)
@@ -164,10 +164,11 @@ def threshold_figure(run: Run, rows: list[Row] | None = None, settings: Settings
         draw_dimension(figure, (number // columns + 1, number % columns + 1), run, mine)
     draw_nll(figure, (height + 1, 1), run, rows, settings or detection_settings(run.info))
     info = run.info
+    more = f"the first {MAX_PANELS} panels; {left_out} more dimensions are in the run"
     figure.update_layout(
         template="plotly_white", height=330 * (height + 1), margin={"l": 60, "r": 110, "t": 90, "b": 50},
-        title=f"{info['model']}: hidden states past the trained window, input {info['input']['spec']}, detector {rows[0]['detector']}"
-        + (f"<br><sup>the first {MAX_PANELS} panels; {left_out} more dimensions are in the run</sup>" if left_out > 0 else ""),
+        title=f"{info['model']}: hidden states past the trained window, input {info['input']['spec']}, "
+        f"detector {rows[0]['detector']}" + (f"<br><sup>{more}</sup>" if left_out > 0 else ""),
     )  # fmt: skip
     # Room at the right for the names at the lines' ends.
     figure.update_xaxes(title_text="position", title_standoff=4, range=[0, 1.24 * info["input"]["length"]])
