@@ -60,18 +60,11 @@ class Request:
         schemes = len({"origin", *(scheme.spec for scheme in parse_schemes(self.schemes, loaded.window))})
         values = schemes * len(self.sites) * len(layers) * len(dims) * length
         if values > MAX_VALUES:
-            raise ProbeError(
-                f"this records {values:,} numbers, at most {MAX_VALUES:,} fit a page; take fewer layers or dims"
-            )
+            raise ProbeError(f"expected at most {MAX_VALUES:,} recorded numbers, got {values:,}; take fewer dims")
         return RunSettings(
-            layers=layers,
-            dims=dims,
-            sites=self.sites,
-            schemes=self.schemes,
-            input=self.input,
-            length=length,
-            samples=self.samples,
-        )
+            layers=layers, dims=dims, sites=self.sites, schemes=self.schemes,
+            input=self.input, length=length, samples=self.samples,
+        )  # fmt: skip
 
 
 @dataclass
