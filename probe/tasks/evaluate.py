@@ -51,14 +51,17 @@ def draw_passkeys(loaded: LoadedModel, length: int, samples: int, seed: int) -> 
 @torch.no_grad()
 def passkey_hits(loaded: LoadedModel, scheme: Scheme, drawn: Sequence[PasskeySample]) -> Bool[Tensor, " samples"]:
     """Whether greedy decoding gives exactly the key: every answer token is the argmax after its true prefix."""
+    longest = max(len(sample.answer) for sample in drawn)
     hits = []
     with apply_scheme(loaded.model, scheme):
-        for batch in _batches(len(drawn), len(drawn[0].prompt)):
-            ids = torch.tensor([drawn[n].prompt + drawn[n].answer for n in batch], device=loaded.device)
-            answer = len(drawn[0].answer)
-            logits = loaded.model(input_ids=ids, use_cache=False, logits_to_keep=answer + 1).logits
-            hits.append((logits[:, :-1].argmax(-1) == ids[:, -answer:]).all(-1).cpu())
-    return torch.cat(hits)
+        for batch in _batches(len(drawn), len(drawn[0].prompt) + longest):
+            mine = [drawn[n] for n in batch]
+            ids = torch.tensor([sample.prompt + sample.answer for sample in mine], device=loaded.device)
+            logits = loaded.model(input_ids=ids, use_cache=False, logits_to_keep=longest + 1).logits
+            right = logits[:, :-1].argmax(-1) == ids[:, -longest:]
+            # A tokenizer may cut keys into different numbers of tokens: only the answer's own count.
+            hits += [bool(row[longest - len(sample.answer) :].all()) for row, sample in zip(right, mine, strict=True)]
+    return torch.tensor(hits)
 
 
 def heldout_nll(loaded: LoadedModel, scheme: Scheme, ids: Tensor, tick: Callable[[], None] = lambda: None) -> Tensor:

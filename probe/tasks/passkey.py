@@ -8,23 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 TASK = "There is a pass key hidden in this text. Find it and remember it."
 FILLER = (" The grass is green.", " The sky is blue.", " The sun is yellow.", " Here we go.", " There and back again.")
 NEEDLE = " The pass key is {key}. Remember it. {key} is the pass key."
 QUESTION = "\nWhat is the pass key? The pass key is"
 ANSWER = " {key}"
-
-
-class Tokenizer(Protocol):
-    """The part of a Hugging Face tokenizer that the tasks use."""
-
-    bos_token_id: int | None
-
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
 
 
 @dataclass(frozen=True)
@@ -39,7 +31,7 @@ class PasskeySample:
     """Half-open token range of the needle inside the prompt."""
 
 
-def _pieces(tokenizer: Tokenizer, key: str) -> tuple[list[int], list[int], list[int], list[int]]:
+def _pieces(tokenizer: PreTrainedTokenizerBase, key: str) -> tuple[list[int], list[int], list[int], list[int]]:
     """Token ids of head, needle, question and answer."""
     bos = tokenizer.bos_token_id
     encode = lambda text: tokenizer.encode(text, add_special_tokens=False)  # noqa: E731
@@ -61,13 +53,13 @@ def _fill(sentences: Sequence[list[int]], count: int, rng: np.random.Generator) 
     return ids[:count]
 
 
-def minimum_length(tokenizer: Tokenizer, digits: int = 5) -> int:
+def minimum_length(tokenizer: PreTrainedTokenizerBase, digits: int = 5) -> int:
     """Tokens that a sample needs with no filler at all."""
     return sum(map(len, _pieces(tokenizer, "1" * digits)))
 
 
 def passkey_sample(
-    tokenizer: Tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     length: int,
     depth: float,
     rng: np.random.Generator,

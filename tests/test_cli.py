@@ -1,0 +1,161 @@
+"""The `probe` command as a user meets it: in its own process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from probe.cli import format_table, parse_numbers
+from probe.errors import ProbeError
+from probe.recording.folder import Run
+
+Cli = Callable[..., subprocess.CompletedProcess]
+BASE = ("--input", "token:5", "--length", "200", "--scheme", "origin,rerope")
+
+
+def test_json_is_one_object_and_nothing_else(cli: Cli, tiny_folder: Path, tmp_path: Path) -> None:
+    done = cli("run", "--model", str(tiny_folder), *BASE, "--layer", "1,2", "--dim", "0-2", "--out", str(tmp_path / "r"), "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert set(result) == {"run", "model", "window", "rows"} and result["window"] == 64
+    assert len(result["rows"]) == 2 * 2 * 3
+    needed = {"scheme", "site", "layer", "dim", "detector", "threshold", "direction", "predicted", "measured"}
+    assert all(needed <= set(row) for row in result["rows"])
+    run = Run(Path(result["run"]))
+    origin = result["rows"][0]
+    assert origin["threshold"] == pytest.approx(run.series("origin", "resid", 1, 0)[64])  # H is the value at M
+    assert "rerope" in done.stderr  # the progress bar
+
+
+def test_the_table_names_figure_and_run(cli: Cli, tiny_folder: Path, tmp_path: Path) -> None:
+    done = cli("run", "--model", str(tiny_folder), *BASE, "--out", str(tmp_path / "r"), "--quiet", "--site", "attn,mlp", "--detector", "range")
+    assert done.returncode == 0 and done.stderr == ""
+    assert str(tmp_path / "r" / "figure.html") in done.stdout
+    for word in ("predicted", "measured", "threshold", "rerope", "mlp"):
+        assert word in done.stdout
+
+
+BAD = [
+    (("--model", "no-such-model"), "unknown model 'no-such-model'"),
+    (("--model", "./missing"), "no such folder; embedded models: rope"),
+    (("--layer", "9"), "--layer: expected 1 to 3"),
+    (("--layer", "x"), "--layer: expected numbers like 1,2 or 0-19 or all, got 'x'"),
+    (("--dim", "48"), "--dim: expected 0 to 47, got 48"),
+    (("--site", "head"), "known: resid, attn, mlp"),
+    (("--length", "1"), "--length: expected at least 2, got 1"),
+    (("--scheme", "magic"), "unknown scheme 'magic'; known: origin"),
+    (("--scheme", "rerope(Q=1)"), "unknown parameter 'Q'; known: N"),
+    (("--detector", "mean"), "unknown detector 'mean'; known: paper, range"),
+    (("--backend", "fast"), "unknown backend 'fast'"),
+    (("--dtype", "int8"), "unknown dtype 'int8'; known: auto, float32"),
+    (("--device", "cuda:77"), "--device cuda:77: not usable here"),
+    (("--window", "1"), "--window: expected at least 2"),
+    (("--input", "token:4096"), "outside the vocabulary 0 to 96"),
+    (("--samples", "3"), "which is one sequence"),
+    (("--burn-in", "64"), "burn-in: expected less than the window"),
+    (("--run-length", "0"), "--run-length: expected at least 1"),
+    (("--margin", "nan"), "--margin: expected at least 0"),
+    (("--length", "ten"), "invalid int value"),
+    (("--frobnicate",), "unrecognized arguments"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "says"), BAD, ids=[" ".join(case[0]) for case in BAD])
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments: tuple[str, ...], says: str, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from probe.cli import main
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    out = tmp_path / "runs" / "r"
+    try:
+        code = main(["run", "--model", str(tiny_folder), *BASE, "--out", str(out), "--quiet", *arguments])
+    except SystemExit as error:  # the parser's own exit
+        code = error.code
+    printed = capsys.readouterr()
+    assert code == 2 and printed.out == ""
+    assert says in printed.err and printed.err.count("\n") == 1 and "Traceback" not in printed.err
+    assert not out.exists() and (not out.parent.exists() or not any(out.parent.iterdir()))
+
+
+def test_an_unwritable_place_is_one_line(cli: Cli, tiny_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    done = cli("run", "--model", str(tiny_folder), *BASE, "--out", str(tmp_path / "file" / "r"), "--quiet")
+    assert done.returncode == 2 and "cannot write there" in done.stderr and done.stderr.count("\n") == 1
+
+
+def broken(tiny_folder: Path, folder: Path) -> Path:
+    """A copy of the tiny model with one NaN weight in layer 2."""
+    folder.mkdir()
+    (folder / "config.json").write_text((tiny_folder / "config.json").read_text())
+    weights = load_file(tiny_folder / "model.safetensors")
+    weights["model.layers.1.mlp.down_proj.weight"][0, 0] = torch.nan
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def test_nan_hidden_states_are_named_and_nothing_is_left(cli: Cli, tiny_folder: Path, tmp_path: Path) -> None:
+    model = broken(tiny_folder, tmp_path / "broken")
+    done = cli("run", "--model", str(model), *BASE, "--layer", "1,2", "--dim", "0", "--out", str(tmp_path / "runs" / "r"), "--quiet")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "hidden states are NaN or infinite under origin at resid.2 from position 0" in done.stderr
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_pickled_weights_are_refused_unless_asked_for_by_name(cli: Cli, tiny_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pickled"
+    folder.mkdir()
+    (folder / "config.json").write_text((tiny_folder / "config.json").read_text())
+    torch.save(load_file(tiny_folder / "model.safetensors"), folder / "pytorch_model.bin")
+    call = ("run", "--model", str(folder), *BASE, "--out", str(tmp_path / "r"), "--quiet")
+    refused = cli(*call)
+    assert refused.returncode == 2 and "need --allow-pickle" in refused.stderr and refused.stderr.count("\n") == 1
+    assert cli(*call, "--allow-pickle").returncode == 0
+
+
+def test_an_unsupported_family_is_refused_by_name(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    done = cli("run", "--model", str(tmp_path), "--out", str(tmp_path / "r"), "--quiet")
+    assert done.returncode == 2 and "'gpt2' does not fit the position seam; supported: llama" in done.stderr
+
+
+def test_an_input_inside_the_window_runs_and_says_so(cli: Cli, tiny_folder: Path, tmp_path: Path) -> None:
+    done = cli("run", "--model", str(tiny_folder), "--input", "token:5", "--length", "40", "--out", str(tmp_path / "r"), "--json", "--quiet")
+    assert done.returncode == 0 and "do not reach past the window of 64" in done.stderr
+    assert {row["predicted"] for row in json.loads(done.stdout)["rows"]} == {None}
+
+
+@pytest.mark.parametrize("command", [("--help",), ("run", "--help"), ("eval", "--help"), ("models",), ("schemes",)])
+def test_help_and_lists_need_no_model(command: tuple[str, ...], cli: Cli) -> None:
+    done = cli(*command)
+    assert done.returncode == 0 and len(done.stdout) > 200
+
+
+def test_lists_as_json(cli: Cli) -> None:
+    models, schemes = (json.loads(cli(what, "--json").stdout) for what in ("models", "schemes"))
+    assert "rope" in {row["name"] for row in models["embedded"]} and "llama" in models["families"]
+    stair = next(row for row in schemes["schemes"] if row["name"] == "stair")
+    assert schemes["window"] == 4096 and stair["parameters"] == {"N": 512, "E": 50}
+
+
+def test_numbers() -> None:
+    assert parse_numbers("1,2", "dim", ()) == (1, 2)
+    assert parse_numbers("3-5,4,0", "dim", ()) == (3, 4, 5, 0)
+    assert parse_numbers("all", "dim", range(3)) == (0, 1, 2)
+    assert parse_numbers("-1", "dim", ()) == (-1,)
+    for text in ("", "a", "1-", "1..3", "0-9999999999"):
+        with pytest.raises(ProbeError):
+            parse_numbers(text, "dim", ())
+
+
+def test_tables_align_and_write_a_dash_for_none() -> None:
+    table = format_table([{"a": "x", "n": 1.23456}, {"a": "long", "n": None}], ("a", "n"))
+    assert table.splitlines() == ["a         n", "----  -----", "x     1.235", "long      -"]
+    assert np.all([line == line.rstrip() for line in table.splitlines()])
