@@ -163,8 +163,12 @@ def period(weave: Weave) -> tuple[int, int] | None:
     return None
 
 
+LONGEST_REGIME = 5000
+"""G(t) is summed one by one up to the start of the linear regime; a regime that starts past this is not looked for."""
+
+
 def exact_crossing(weave: Weave, value: int, slope: float) -> Crossing | None:
-    """Where o_t crosses H under exact recovery, in T, however far that is; None for a weave without a known period.
+    """Where o_t crosses H under exact recovery, in T, however far; None if the linear regime is unknown or too far.
 
     Both ends: G is evaluated one by one up to the start of the linear regime, and solved for in each residue class
     after it.
@@ -173,6 +177,8 @@ def exact_crossing(weave: Weave, value: int, slope: float) -> Crossing | None:
     if regime is None:
         return None
     start, step = regime
+    if start + 2 * step > LONGEST_REGIME:
+        return None
     limit = mp.mpf(value) * (1 - mp.mpf("1e-30"))  # a tie (integer G) is o = H, a failure
     fails = [at for at in range(1, start + step) if growth_at(weave, at, slope) >= limit]
     holds = [at for at in range(1, start + step) if at not in set(fails)]

@@ -74,7 +74,7 @@ def largest_m(dtype: str, slope: float, H: float = 0.0) -> int | None:
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if _fits(middle, dtype, slope, H) else (low, middle)
-    if low < 2:
+    if not _fits(2, dtype, 0.0, H):
         raise ConstructionError(f"H: {dtype} cannot tell o_t from H = {H} at any M; use a smaller |H| or mpmath")
     return low
 

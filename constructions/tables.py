@@ -23,7 +23,9 @@ def _markdown(rows: Sequence[Sequence[object]]) -> str:
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
 
 
-def _compact(number: int) -> str:
+def _compact(number: int | None) -> str:
+    if number is None:
+        return "-"
     return f"{number:,}" if number < 10**7 else f"{mp.nstr(mp.mpf(number), 3)}"
 
 
@@ -61,8 +63,7 @@ def horizon_table(M: int, N: int, E: int, slope: float) -> str:
         ends = []
         for value in (M, M + 1):
             known = exact_crossing(weave, value, slope)
-            assert known is not None and known.first_failure is not None and known.settled is not None
-            ends.append(f"{_compact(known.first_failure)} / {_compact(known.settled)}")
+            ends.append("-" if known is None else f"{_compact(known.first_failure)} / {_compact(known.settled)}")
         rows.append((name, *ends, _drifting(weave, M + 1, slope)))
     return _markdown(rows)
 

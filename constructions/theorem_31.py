@@ -35,6 +35,8 @@ from constructions.weights import (
     random_mlp,
 )
 
+LONGEST = 100_000
+"""The most positions that weights are built for: every one that is recovered is a unit of an MLP."""
 CONVENTIONS = ("corrected", "printed")
 
 
@@ -45,6 +47,7 @@ def bos_value(M: int, convention: str) -> int:
         ConstructionError: M < 2, or the convention is unknown.
     """
     require(isinstance(M, int) and not isinstance(M, bool) and M >= 2, "M", "an integer >= 2", M)
+    require(M <= LONGEST, "M", f"at most {LONGEST}", M)
     require(convention in CONVENTIONS, "convention", " or ".join(CONVENTIONS), convention)
     return M + 1 if convention == "corrected" else M
 

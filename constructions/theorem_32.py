@@ -14,7 +14,6 @@ only take weight from <bos>: o_t falls further below H, on the side the statemen
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 from constructions.errors import require
@@ -37,6 +36,8 @@ from constructions.weights import (
     random_heads,
     random_mlp,
 )
+
+SLOPES = (1e-9, 1e3)
 
 
 def assemble(
@@ -74,8 +75,8 @@ def assemble(
 
 
 def check_slope(slope: float) -> None:
-    """Raise ConstructionError unless the slope is finite and positive."""
-    require(math.isfinite(slope) and slope > 0, "slope", "a finite number > 0", slope)
+    """Raise ConstructionError unless the slope is positive and 50 digits tell its powers apart."""
+    require(SLOPES[0] <= slope <= SLOPES[1], "slope", f"a number from {SLOPES[0]:g} to {SLOPES[1]:g}", slope)
 
 
 def check_capacity(capacity: int, M: int) -> None:

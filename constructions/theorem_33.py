@@ -13,6 +13,8 @@ W: G(t) <= t, with equality for W(d) = d. No subadditive weave can be worse than
 What the printed statement leaves out is the other end: G grows past every bound, so o_t falls below H in the end. For
 t >= 2N, G(t) = 2 S(N) + (t - 2N) e^{-sN}, and the horizon is t* = 2N + e^{sN} (value - 2 S(N)).
 
+And it needs a slope: as s goes to 0, G(t) goes to t for every W, and G(M + 2) < M + 1 holds no more.
+
 The weights of Theorem 3.2 do not recover W(i-1) + 1 for i > N + 1: f_W keeps falling, from one knot of f towards the
 next, and p drifts up like ln(1 + (e^s - 1) / f_W)/s. Nor does rounding p help for long, since the drift passes 1/2. The
 drift works in favour of the theorem: it lowers the weight of every key past N + 1, G then grows like ln t, and the
@@ -28,7 +30,7 @@ from constructions import theorem_32
 from constructions.errors import require
 from constructions.horizon import capacity_for
 from constructions.recovery import knots
-from constructions.theorem_31 import bos_value
+from constructions.theorem_31 import LONGEST, bos_value
 from constructions.theorem_32 import check_capacity, check_slope
 from constructions.weave import Clamp, Weave
 from constructions.weights import Construction, Fillers
@@ -61,8 +63,8 @@ def build_woven(theorem: str, weave: Weave, M: int, H: float, **options: Unpack[
     bos_value(M, convention)
     check_slope(slope)
     length, capacity = options.get("length"), options.get("capacity")
-    length = 2 * M + 8 if length is None else length
-    require(length >= 2, "length", "at least 2 positions", length)
+    length = min(2 * M + 8, LONGEST) if length is None else length
+    require(2 <= length <= LONGEST, "length", f"from 2 to {LONGEST} positions", length)
     capacity = max(M + 2, capacity_for(weave, length, slope)) if capacity is None else capacity
     check_capacity(capacity, M)
     if recovery == "mlp":

@@ -25,6 +25,8 @@ from constructions.weights import Construction, Head, LayerWeights, pad_heads
 from constructions.weights import Mlp as MlpWeights
 
 DTYPES: dict[str, torch.dtype] = {"float64": torch.float64, "float32": torch.float32}
+QUERIES = 512
+"""Queries at a time: scores of a whole long sequence would not fit into memory."""
 NORMS = (None, "mlp", "pre")
 """Where LayerNorms sit: nowhere; before each MLP, as in Eq. 4; or before each attention too, as in today's LLMs."""
 
@@ -66,11 +68,14 @@ class Attention(nn.Module):
     def forward(self, x: Float[Tensor, "batch T d"]) -> Float[Tensor, "batch T d"]:
         """What the heads write to the residual stream."""
         position = torch.arange(x.shape[1], device=x.device)
-        distance = self.weave(position[:, None], position[None, :]).to(x.dtype)  # [query, key]
-        future = position[None, :] > position[:, None]
-        out = torch.zeros_like(x)
+        return torch.cat([self._of_queries(x, queries, position) for queries in position.split(QUERIES)], dim=1)
+
+    def _of_queries(self, x: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
+        distance = self.weave(queries[:, None], keys[None, :]).to(x.dtype)  # [query, key]
+        future = keys[None, :] > queries[:, None]
+        out = torch.zeros_like(x[:, queries])
         for q, k, v, o, slope in zip(self.q, self.k, self.v, self.o, self.slope, strict=True):
-            score = (x @ q) @ (x @ k).transpose(-1, -2) - slope * distance  # [batch, query, key]
+            score = (x[:, queries] @ q) @ (x @ k).transpose(-1, -2) - slope * distance  # [batch, query, key]
             weight = score.masked_fill(future, -torch.inf).softmax(-1)
             out = out + weight @ (x @ v) @ o
         return out

@@ -25,8 +25,10 @@ from constructions.transformer import Transformer, run_mpmath
 from constructions.weave import Clamp, Stair
 from constructions.weights import BOS_TOKEN, READ, STATE, Construction
 
-LONGEST = {"float64": 2048, "float32": 2048, "mpmath": 96}
+LONGEST = {"float64": 2048, "float32": 2048, "mpmath": 64}
 """Default runs go past the horizon if it is nearer than this."""
+LIMIT = {"float64": 20_000, "float32": 20_000, "mpmath": 400}
+"""Longer runs are refused: time grows with the square of the length."""
 RECORD = (
     *("theorem", "M", "H", "N", "E", "slope", "dtype", "recovery"),
     *("max_deviation", "first_failure", "horizon", "ok"),
@@ -39,7 +41,8 @@ class Check:
     """One construction's verdict. Positions are T, the number of tokens after <bos> (0-based position; t = T + 1).
 
     `first_failure`: the first T measured with o_T <= H, None if there is none within `length`. `horizon`: the same by
-    closed form, None if it is past `length` and has no closed form. `settled`: from here on o_T <= H, measured.
+    closed form, None if it is past `length` and has no closed form; `beyond` is then a lower bound. `settled`: from
+    here on o_T <= H, measured.
     """
 
     theorem: str
@@ -57,6 +60,7 @@ class Check:
     convention: str = "corrected"
     length: int = 0
     settled: int | None = None
+    beyond: float | None = None
     problems: tuple[str, ...] = field(default=())
 
     def record(self) -> dict[str, Any]:
@@ -88,7 +92,7 @@ def measure(built: Construction, tokens: list[int], dtype: str = "float64") -> t
 
 def default_length(built: Construction, dtype: str) -> int:
     """Enough positions to see both directions, and the end of the horizon if it is nearer than LONGEST."""
-    least = longest(built, dtype, 2 * built.M + 8)
+    least = longest(built, dtype, max(built.M + 2, min(2 * built.M + 8, LIMIT[dtype])))
     if built.theorem in ("3.1", "3.2"):
         return least
     end = _expected_end(built)
@@ -124,6 +128,12 @@ def _closed_form_horizon(built: Construction, expected: Crossing) -> int | None:
     return expected.first_failure
 
 
+def _horizon_bound(built: Construction, length: int) -> float:
+    if isinstance(built.weave, Clamp) and built.recovery == "mlp":
+        return max(length - 1.0, float(drifting_horizon_clamp(built.weave.N, built.value, built.slope)) - 1)
+    return length - 1.0
+
+
 def _statement_problems(built: Construction, above: Crossing, horizon: int | None, o: np.ndarray) -> Iterator[str]:
     edge, length = built.value - 1, len(o)  # the statement's M, in T: M as corrected, M - 1 as printed
     if above.first_failure is not None and above.first_failure < edge:
@@ -138,15 +148,23 @@ def _statement_problems(built: Construction, above: Crossing, horizon: int | Non
         yield f"first failure at T = {above.first_failure}, closed form {expected}"
 
 
+def check_length(length: int | None, dtype: str) -> None:
+    """Raise ConstructionError unless dtype is known and the length, if given, is one that it can run."""
+    require(dtype in LIMIT, "dtype", " | ".join(LIMIT), dtype)
+    if length is not None:
+        require(2 <= length <= LIMIT[dtype], "length", f"from 2 to {LIMIT[dtype]} positions in {dtype}", length)
+
+
 def check(built: Construction, dtype: str = "float64", length: int | None = None, seed: int = 0) -> Check:
     """Run one construction over `length` positions and judge it.
 
     Raises:
         ConstructionError: the dtype is unknown or cannot carry M or the length.
     """
-    require(length is None or length >= 2, "length", "at least 2 positions", length)
+    check_length(length, dtype)
     check_precision(built, dtype, length or 2)
     length = length or default_length(built, dtype)
+    check_length(length, dtype)
     exactly = dtype == "mpmath"
     formula = predicted(built, length, exactly)
     o, stream = measure(built, words(built, length, seed), dtype)
@@ -180,6 +198,7 @@ def check(built: Construction, dtype: str = "float64", length: int | None = None
         convention="corrected" if built.value == built.M + 1 else "printed",
         length=length,
         settled=above.settled,
+        beyond=_horizon_bound(built, length) if horizon is None else None,
         problems=tuple(problems),
     )
 
@@ -208,11 +227,15 @@ def check_all(
         ConstructionError: as check_theorem, or the theorem is unknown.
     """
     require(theorem in (*THEOREMS, "all"), "theorem", " | ".join((*THEOREMS, "all")), theorem)
-    checks = []
-    for name in THEOREMS if theorem == "all" else (theorem,):
-        for recovery in recoveries if name in ("3.3", "4.1") else ("mlp",):
-            checks.append(check_theorem(name, replace(p, recovery=recovery), dtype, seed))
-    return checks
+    check_length(p.length, dtype)
+    wanted = [
+        (name, replace(p, recovery=recovery))
+        for name in (THEOREMS if theorem == "all" else (theorem,))
+        for recovery in (recoveries if name in ("3.3", "4.1") else ("mlp",))
+    ]
+    for name, chosen in wanted:  # refuse before anything has run for long
+        check_precision(build(name, chosen), dtype, p.length or 2)
+    return [check_theorem(name, chosen, dtype, seed) for name, chosen in wanted]
 
 
 def default_suite() -> list[Check]:
@@ -225,7 +248,7 @@ def default_suite() -> list[Check]:
     checks.append(check_theorem("3.2", Parameters(M=500)))
     checks.append(check_theorem("3.2", Parameters(M=1000, slope=0.5)))
     checks += check_all("all", Parameters(), ("mlp",), "float32")
-    checks += check_all("all", Parameters(M=10, N=3, E=2), ("exact", "mlp"), "mpmath")
+    checks += check_all("all", Parameters(M=6, N=2, E=2), ("exact", "mlp"), "mpmath")
     return checks
 
 
@@ -249,7 +272,7 @@ COLUMNS = (
 
 def _cells(c: Check) -> list[str]:
     shown = [c.theorem, c.M, c.H, c.N, c.E, c.slope, c.dtype, c.recovery, c.length, f"{c.max_deviation:.1e}"]
-    horizon = f"> {c.length - 1}" if c.horizon is None else c.horizon
+    horizon = c.horizon if c.beyond is None else f"> {c.beyond:.0f}" if c.beyond < 1e6 else f"> {c.beyond:.2g}"
     shown += [c.first_failure, c.settled, horizon, "ok" if c.ok else "FAILS"]
     return ["-" if value is None else f"{value:g}" if isinstance(value, float) else str(value) for value in shown]
 

@@ -1,8 +1,8 @@
 """Weave functions: the relative position W that a (query, key) pair gets in place of its distance (paper Eq. 2).
 
 Each function is written with `+ - * // > <=` alone, so one definition serves Python ints, NumPy arrays and torch
-tensors, elementwise and with broadcasting. Positions are 0-based; `d = t - i >= 0`. Nothing here knows about masks: a value for
-i > t is meaningless.
+tensors, elementwise and with broadcasting. Positions are 0-based; `d = t - i >= 0`. Nothing here knows about masks: a
+value for i > t is meaningless.
 """
 
 from __future__ import annotations

@@ -154,6 +154,12 @@ def test_corollary_41_with_e_equal_1_is_the_plain_pe_and_extends_nothing():
     assert o == pytest.approx([9 / t - 0.5 for t in range(1, 61)], abs=1e-11)
 
 
+@pytest.mark.parametrize(("slope", "extends"), [(0.0088, True), (0.0087, False)])
+def test_theorem_33_needs_a_slope_that_is_not_too_small(slope, extends):
+    o = head_output(build("3.3", Parameters(M=32, N=4, slope=slope, recovery="exact")), 40)
+    assert (o[33] > 0.5) == extends
+
+
 def test_theorem_33_changes_nothing_but_the_weave():
     plain = build("3.2", Parameters(M=20, capacity=30))
     woven = build("3.3", Parameters(M=20, capacity=30, length=200))
