@@ -1,0 +1,1 @@
+"""Probe language models past their training window, under any position scheme."""

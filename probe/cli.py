@@ -57,12 +57,22 @@ def parse_numbers(text: str, what: str, everything: Sequence[int]) -> tuple[int,
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model")
-    group.add_argument("--model", default="rope", metavar="M", help="embedded name, local folder or hub id (default: rope)")
+    group.add_argument(
+        "--model", default="rope", metavar="M", help="embedded name, local folder or hub id (default: rope)"
+    )
     group.add_argument("--window", type=int, metavar="M", help="trained window, if the config's is wrong or missing")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
-    group.add_argument("--dtype", default="auto", help="auto, float32, float64, bfloat16, float16 (default: float32 on CPU, the checkpoint's elsewhere)")
+    group.add_argument(
+        "--dtype",
+        default="auto",
+        help="auto, float32, float64, bfloat16, float16 (default: float32 on CPU, the checkpoint's elsewhere)",
+    )
     group.add_argument("--trust-remote-code", action="store_true", help="run Python code from the model's repository")
-    group.add_argument("--allow-pickle", action="store_true", help="accept weights that are not safetensors (loading them can run code)")
+    group.add_argument(
+        "--allow-pickle",
+        action="store_true",
+        help="accept weights that are not safetensors (loading them can run code)",
+    )
 
 
 def _add_run(commands: Any) -> None:
@@ -75,17 +85,29 @@ def _add_run(commands: Any) -> None:
     what.add_argument("--layer", default="1,2", help="layers, 1 is the first: 1,2 or 1-4 or all (default: 1,2)")
     what.add_argument("--dim", default="1,6", help="hidden dimensions, from 0: 1,6 or 0-19 or all (default: 1,6)")
     what.add_argument("--site", default="resid", help="resid (layer output), attn, mlp, or several (default: resid)")
-    what.add_argument("--scheme", default="origin,dynamic-ntk,rerope", help="see 'probe schemes' (default: %(default)s)")
+    what.add_argument(
+        "--scheme", default="origin,dynamic-ntk,rerope", help="see 'probe schemes' (default: %(default)s)"
+    )
     what.add_argument("--length", type=int, help="tokens (default: four windows, or a file whole)")
-    what.add_argument("--input", default="word:hello", help="word:TEXT, token:ID, ids:FILE (JSON list), text:FILE, heldout (default: word:hello)")
-    what.add_argument("--samples", type=int, default=1, help="sequences to average over, for --input heldout (default: 1)")
+    what.add_argument(
+        "--input",
+        default="word:hello",
+        help="word:TEXT, token:ID, ids:FILE (JSON list), text:FILE, heldout (default: word:hello)",
+    )
+    what.add_argument(
+        "--samples", type=int, default=1, help="sequences to average over, for --input heldout (default: 1)"
+    )
     judge = run.add_argument_group("how it is judged")
-    judge.add_argument("--detector", default="paper", help="paper (value at M) or range (range seen in the window; default: paper)")
+    judge.add_argument(
+        "--detector", default="paper", help="paper (value at M) or range (range seen in the window; default: paper)"
+    )
     judge.add_argument("--burn-in", type=int, help="first position of the in-window reference (default: M/8)")
     judge.add_argument("--run-length", type=int, help="positions that a crossing must last (default: max(8, M/16))")
     judge.add_argument("--margin", type=float, default=3.0, help="robust standard deviations of slack (default: 3)")
     how = run.add_argument_group("how it runs")
-    how.add_argument("--backend", default="pieces", help="pieces (fast) or dense (the T x T reference; default: pieces)")
+    how.add_argument(
+        "--backend", default="pieces", help="pieces (fast) or dense (the T x T reference; default: pieces)"
+    )
     how.add_argument("--seed", type=int, default=0)
     how.add_argument("--out", type=Path, help="run folder to make (default: runs/TIME-MODEL)")
     how.add_argument("--force", action="store_true", help="replace a run that is at --out already")
@@ -120,7 +142,9 @@ def build_parser() -> argparse.ArgumentParser:
     models.add_argument("--json", action="store_true")
     models.set_defaults(command=_models)
     schemes = commands.add_parser("schemes", help="list position schemes with their parameters and defaults")
-    schemes.add_argument("--window", type=int, default=4096, help="trained window the defaults are shown for (default: 4096)")
+    schemes.add_argument(
+        "--window", type=int, default=4096, help="trained window the defaults are shown for (default: 4096)"
+    )
     schemes.add_argument("--json", action="store_true")
     schemes.set_defaults(command=_schemes)
     return parser
@@ -133,7 +157,10 @@ def format_table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
     number = [all(not isinstance(row[name], str) for row in rows) for name in columns]
     lines = [list(columns), ["-" * width for width in widths], *cells]
     return "\n".join(
-        "  ".join(text.rjust(width) if right else text.ljust(width) for text, width, right in zip(line, widths, number, strict=True)).rstrip()
+        "  ".join(
+            text.rjust(width) if right else text.ljust(width)
+            for text, width, right in zip(line, widths, number, strict=True)
+        ).rstrip()
         for line in lines
     )
 
@@ -148,7 +175,13 @@ def _bar(quiet: bool) -> tuple[Any, Any]:
     """A progress callback on stderr and the function that ends it."""
     from tqdm import tqdm
 
-    bar = tqdm(total=100, file=sys.stderr, disable=quiet, bar_format="{desc} {percentage:3.0f}%|{bar:30}| {elapsed}", leave=False)
+    bar = tqdm(
+        total=100,
+        file=sys.stderr,
+        disable=quiet,
+        bar_format="{desc} {percentage:3.0f}%|{bar:30}| {elapsed}",
+        leave=False,
+    )
 
     def progress(share: float, line: str) -> None:
         bar.set_description_str(line, refresh=False)
@@ -190,7 +223,13 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _check_detection(args: argparse.Namespace) -> None:
-    for name, value, least in (("length", args.length, 2), ("samples", args.samples, 1), ("burn-in", args.burn_in, 0), ("run-length", args.run_length, 1), ("margin", args.margin, 0)):
+    for name, value, least in (
+        ("length", args.length, 2),
+        ("samples", args.samples, 1),
+        ("burn-in", args.burn_in, 0),
+        ("run-length", args.run_length, 1),
+        ("margin", args.margin, 0),
+    ):
         if value is not None and not value >= least:
             raise ProbeError(f"--{name}: expected at least {least}, got {value}")
 
@@ -198,15 +237,38 @@ def _check_detection(args: argparse.Namespace) -> None:
 def _print_run(run: Any, as_json: bool) -> None:
     info = run.info
     if info["input"]["length"] <= info["window"]:
-        print(f"probe: note: {info['input']['length']} tokens do not reach past the window of {info['window']}", file=sys.stderr)
+        print(
+            f"probe: note: {info['input']['length']} tokens do not reach past the window of {info['window']}",
+            file=sys.stderr,
+        )
     if as_json:
-        keys = ("scheme", "site", "layer", "dim", "detector", "threshold", "direction", "predicted", "measured", "margin")
+        keys = (
+            "scheme",
+            "site",
+            "layer",
+            "dim",
+            "detector",
+            "threshold",
+            "direction",
+            "predicted",
+            "measured",
+            "margin",
+        )
         rows = [{key: row[key] for key in keys} for row in info["rows"]]
         print(json.dumps({"run": str(run.path), "model": info["model"], "window": info["window"], "rows": rows}))
         return
-    print(f"model {info['model']}, window M = {info['window']}, {info['input']['length']} tokens of {info['input']['spec']}, detector {info['detector']}\n")
-    print(format_table(info["rows"], ("scheme", "site", "layer", "dim", "threshold", "direction", "margin", "predicted", "measured")))
-    print("\npredicted: the hidden state lastingly crosses its threshold; measured: the likelihood leaves its in-window band")
+    print(
+        f"model {info['model']}, window M = {info['window']}, {info['input']['length']} tokens of {info['input']['spec']}, detector {info['detector']}\n"
+    )
+    print(
+        format_table(
+            info["rows"],
+            ("scheme", "site", "layer", "dim", "threshold", "direction", "margin", "predicted", "measured"),
+        )
+    )
+    print(
+        "\npredicted: the hidden state lastingly crosses its threshold; measured: the likelihood leaves its in-window band"
+    )
     print(f"figure:  {run.path / 'figure.html'}\nrun:     {run.path}")
 
 
@@ -215,16 +277,22 @@ def _eval(args: argparse.Namespace) -> None:
 
     loaded = _load(args)
     window = loaded.window
-    lengths = parse_numbers(args.lengths, "lengths", ()) if args.lengths else (window // 4, window // 2, window, 2 * window)
+    lengths = (
+        parse_numbers(args.lengths, "lengths", ()) if args.lengths else (window // 4, window // 2, window, 2 * window)
+    )
     progress, close = _bar(args.quiet)
     try:
-        result = evaluate(loaded, args.task, args.scheme, lengths, samples=args.samples, seed=args.seed, progress=progress)
+        result = evaluate(
+            loaded, args.task, args.scheme, lengths, samples=args.samples, seed=args.seed, progress=progress
+        )
     finally:
         close()
     if args.json:
         print(json.dumps(result))
     else:
-        print(f"model {result['model']}, window M = {window}, task {args.task}, {args.samples} samples per length, seed {args.seed}\n")
+        print(
+            f"model {result['model']}, window M = {window}, task {args.task}, {args.samples} samples per length, seed {args.seed}\n"
+        )
         print(format_table(result["rows"], tuple(result["rows"][0])))
 
 
@@ -250,16 +318,21 @@ def _schemes(args: argparse.Namespace) -> None:
 
     if args.window < 2:
         raise ProbeError(f"--window: expected at least 2, got {args.window}")
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"name": row.name, "rule": row.summary, "parameters": row.defaults(args.window), "source": row.source}
         for row in PRESETS.values()
     ]
     if args.json:
         print(json.dumps({"window": args.window, "schemes": rows, "extras": list(SCALES)}))
         return
-    shown = [row | {"parameters": ", ".join(f"{key}={value:g}" for key, value in row["parameters"].items()) or None} for row in rows]
+    shown = [
+        row | {"parameters": ", ".join(f"{key}={value:g}" for key, value in row["parameters"].items()) or None}
+        for row in rows
+    ]
     print(format_table(shown, ("name", "parameters", "rule", "source")))
-    print(f"\ndefaults for a window of {args.window}; override with name(N=64,E=8), add {', '.join('+' + name for name in SCALES)}")
+    print(
+        f"\ndefaults for a window of {args.window}; override with name(N=64,E=8), add {', '.join('+' + name for name in SCALES)}"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -27,10 +26,9 @@ from probe.recording.hooks import Recording, check_sites, record
 from probe.schemes import Scheme, make_scheme, parse_schemes
 from probe.tasks.inputs import make_input
 from probe.tasks.nll import nll_per_position
-from probe.thresholds.detectors import DETECTORS, Settings, detect
-from probe.thresholds.measured import measured_failure
+from probe.thresholds.detectors import DETECTORS, Settings
+from probe.thresholds.rows import REFERENCE, threshold_rows
 
-REFERENCE = "origin"
 Progress = Callable[[float, str], None]
 """Called with the share done, 0 to 1, and a line that says what is going on."""
 
@@ -63,11 +61,6 @@ class Pass:
 
 def _silent(_share: float, _line: str) -> None:
     return None
-
-
-def _number(value: float) -> float | None:
-    """A JSON-safe number."""
-    return float(value) if math.isfinite(value) else None
 
 
 @contextmanager
@@ -103,7 +96,11 @@ def _collect(recording: Recording, settings: RunSettings, scheme: str) -> dict[s
 
 
 def run_pass(
-    loaded: LoadedModel, scheme: Scheme, ids: Int[Tensor, "samples length"], settings: RunSettings, tick: Callable[[], None]
+    loaded: LoadedModel,
+    scheme: Scheme,
+    ids: Int[Tensor, "samples length"],
+    settings: RunSettings,
+    tick: Callable[[], None],
 ) -> Pass:
     """Run the model under a scheme, recording and scoring in the same pass.
 
@@ -120,34 +117,13 @@ def run_pass(
         ):
             nll += nll_per_position(loaded.model, row.to(loaded.device))[0].double().numpy() / len(ids)
         for key, array in _collect(recording, settings, scheme.spec).items():
-            values[key] = values.get(key, 0) + array / len(ids)
+            share = array / np.float32(len(ids))
+            values[key] = values[key] + share if key in values else share
     if not np.isfinite(nll[1:]).all():
-        raise ProbeError(f"the likelihood under {scheme.spec} is NaN or infinite; try --dtype float32, and check the weights")
+        raise ProbeError(
+            f"the likelihood under {scheme.spec} is NaN or infinite; try --dtype float32, and check the weights"
+        )
     return Pass(values, nll, time.perf_counter() - began)
-
-
-def threshold_rows(
-    passes: dict[str, Pass], shown: Sequence[str], settings: RunSettings, detector: str, window: int
-) -> list[dict[str, Any]]:
-    """One row per (scheme, site, layer, dim): threshold, predicted and measured failure."""
-    reference = passes[REFERENCE]
-    rows = []
-    for scheme in shown:
-        measured = measured_failure(reference.nll, passes[scheme].nll, window, settings.detection) if len(reference.nll) > 2 else None
-        for site_layer, values in passes[scheme].values.items():
-            site, layer = site_layer.split(".")
-            for column, dim in enumerate(settings.dims):
-                base = reference.values[site_layer][:, column].astype(np.float64)
-                found = detect(detector, base, values[:, column].astype(np.float64), window, settings.detection)
-                rows.append({
-                    "scheme": scheme, "site": site, "layer": int(layer), "dim": dim, "detector": detector,
-                    "threshold": _number(found.threshold) if found else None,
-                    "direction": found.direction if found else None,
-                    "predicted": found.position if found else None,
-                    "margin": _number(found.margin) if found else None,
-                    "measured": measured.position if measured else None,
-                })  # fmt: skip
-    return rows
 
 
 def _validate(loaded: LoadedModel, settings: RunSettings) -> None:
@@ -185,11 +161,20 @@ def run_probe(
         schemes = [make_scheme(REFERENCE, loaded.window), *(s for s in asked if s.spec != REFERENCE)]
         passes = _all_passes(loaded, schemes, ids, settings, progress)
         shown = [scheme.spec for scheme in asked]
-        tables = {name: threshold_rows(passes, shown, settings, name, loaded.window) for name in DETECTORS}
+        trace, nll = _joined(passes), {spec: one.nll for spec, one in passes.items()}
+        tables = {
+            name: threshold_rows(trace, nll, settings.dims, shown, loaded.window, name, settings.detection)
+            for name in DETECTORS
+        }
         info = _info(loaded, settings, schemes, shown, ids, passes) | {"rows": tables[settings.detector]}
         _write(part, info, passes, tables)
         threshold_figure(Run(part)).write_html(part / "figure.html", include_plotlyjs=True, full_html=True)
     return Run(out.expanduser().absolute())
+
+
+def _joined(passes: dict[str, Pass]) -> dict[str, NDArray[np.float32]]:
+    """Recorded values of all schemes by "scheme/site.layer"."""
+    return {f"{spec}/{key}": array for spec, one in passes.items() for key, array in one.values.items()}
 
 
 def _all_passes(
@@ -209,7 +194,12 @@ def _all_passes(
 
 
 def _info(
-    loaded: LoadedModel, settings: RunSettings, schemes: list[Scheme], shown: list[str], ids: Tensor, passes: dict[str, Pass]
+    loaded: LoadedModel,
+    settings: RunSettings,
+    schemes: list[Scheme],
+    shown: list[str],
+    ids: Tensor,
+    passes: dict[str, Pass],
 ) -> dict[str, Any]:
     digest = hashlib.sha256(ids.numpy().tobytes()).hexdigest()
     return {
@@ -238,7 +228,7 @@ def _info(
 
 def _write(part: Path, info: dict[str, Any], passes: dict[str, Pass], tables: dict[str, list[dict[str, Any]]]) -> None:
     write_json(part / "run.json", info)
-    write_trace(part / "trace.safetensors", {f"{spec}/{key}": array for spec, one in passes.items() for key, array in one.values.items()})
+    write_trace(part / "trace.safetensors", _joined(passes))
     positions = np.arange(1, len(next(iter(passes.values())).nll))
     write_table(part / "nll.parquet", {
         "scheme": [spec for spec in passes for _ in positions],

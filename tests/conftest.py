@@ -14,7 +14,9 @@ from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
 # Shapes in signatures are checked at every call while testing.
-install_import_hook(["probe.attention", "probe.schemes", "probe.thresholds", "probe.tasks", "probe.recording"], "typecheck.checked")
+install_import_hook(
+    ["probe.attention", "probe.schemes", "probe.thresholds", "probe.tasks", "probe.recording"], "typecheck.checked"
+)
 
 torch.set_num_threads(1)
 settings.register_profile(

@@ -21,7 +21,19 @@ BASE = ("--input", "token:5", "--length", "200", "--scheme", "origin,rerope")
 
 
 def test_json_is_one_object_and_nothing_else(cli: Cli, tiny_folder: Path, tmp_path: Path) -> None:
-    done = cli("run", "--model", str(tiny_folder), *BASE, "--layer", "1,2", "--dim", "0-2", "--out", str(tmp_path / "r"), "--json")
+    done = cli(
+        "run",
+        "--model",
+        str(tiny_folder),
+        *BASE,
+        "--layer",
+        "1,2",
+        "--dim",
+        "0-2",
+        "--out",
+        str(tmp_path / "r"),
+        "--json",
+    )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert set(result) == {"run", "model", "window", "rows"} and result["window"] == 64
@@ -35,7 +47,19 @@ def test_json_is_one_object_and_nothing_else(cli: Cli, tiny_folder: Path, tmp_pa
 
 
 def test_the_table_names_figure_and_run(cli: Cli, tiny_folder: Path, tmp_path: Path) -> None:
-    done = cli("run", "--model", str(tiny_folder), *BASE, "--out", str(tmp_path / "r"), "--quiet", "--site", "attn,mlp", "--detector", "range")
+    done = cli(
+        "run",
+        "--model",
+        str(tiny_folder),
+        *BASE,
+        "--out",
+        str(tmp_path / "r"),
+        "--quiet",
+        "--site",
+        "attn,mlp",
+        "--detector",
+        "range",
+    )
     assert done.returncode == 0 and done.stderr == ""
     assert str(tmp_path / "r" / "figure.html") in done.stdout
     for word in ("predicted", "measured", "threshold", "rerope", "mlp"):
@@ -69,7 +93,12 @@ BAD = [
 
 @pytest.mark.parametrize(("arguments", "says"), BAD, ids=[" ".join(case[0]) for case in BAD])
 def test_bad_input_is_one_line_and_exit_code_2(
-    arguments: tuple[str, ...], says: str, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+    arguments: tuple[str, ...],
+    says: str,
+    tiny_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from probe.cli import main
 
@@ -103,7 +132,19 @@ def broken(tiny_folder: Path, folder: Path) -> Path:
 
 def test_nan_hidden_states_are_named_and_nothing_is_left(cli: Cli, tiny_folder: Path, tmp_path: Path) -> None:
     model = broken(tiny_folder, tmp_path / "broken")
-    done = cli("run", "--model", str(model), *BASE, "--layer", "1,2", "--dim", "0", "--out", str(tmp_path / "runs" / "r"), "--quiet")
+    done = cli(
+        "run",
+        "--model",
+        str(model),
+        *BASE,
+        "--layer",
+        "1,2",
+        "--dim",
+        "0",
+        "--out",
+        str(tmp_path / "runs" / "r"),
+        "--quiet",
+    )
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "hidden states are NaN or infinite under origin at resid.2 from position 0" in done.stderr
     assert list((tmp_path / "runs").iterdir()) == []
@@ -127,7 +168,19 @@ def test_an_unsupported_family_is_refused_by_name(cli: Cli, tmp_path: Path) -> N
 
 
 def test_an_input_inside_the_window_runs_and_says_so(cli: Cli, tiny_folder: Path, tmp_path: Path) -> None:
-    done = cli("run", "--model", str(tiny_folder), "--input", "token:5", "--length", "40", "--out", str(tmp_path / "r"), "--json", "--quiet")
+    done = cli(
+        "run",
+        "--model",
+        str(tiny_folder),
+        "--input",
+        "token:5",
+        "--length",
+        "40",
+        "--out",
+        str(tmp_path / "r"),
+        "--json",
+        "--quiet",
+    )
     assert done.returncode == 0 and "do not reach past the window of 64" in done.stderr
     assert {row["predicted"] for row in json.loads(done.stdout)["rows"]} == {None}
 

@@ -1,0 +1,1 @@
+"""Attention under a scheme: the dense reference and the merged pieces."""

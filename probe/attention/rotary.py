@@ -29,7 +29,9 @@ class Rotary:
         angles = positions.to(like.device, self.angle_dtype)[:, None] * frequencies
         return (angles.cos() * self.amplitude).to(like.dtype), (angles.sin() * self.amplitude).to(like.dtype)
 
-    def rotate(self, x: Float[Tensor, "batch heads n dim"], positions: Float[Tensor, " n"]) -> Float[Tensor, "batch heads n dim"]:
+    def rotate(
+        self, x: Float[Tensor, "batch heads n dim"], positions: Float[Tensor, " n"]
+    ) -> Float[Tensor, "batch heads n dim"]:
         """Rotate the first 2*half dimensions of every head; pairs are (j, j + half), the rest passes through."""
         cos, sin = self.tables(positions, x)
         half = self.inv_freq.shape[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -30,11 +31,7 @@ def thin(positions: np.ndarray, values: np.ndarray, most: int = MAX_POINTS) -> t
     if len(values) <= most:
         return positions, values
     edges = np.linspace(0, len(values), most // 2 + 1).astype(int)
-    keep = {
-        start + int(pick(values[start:stop]))
-        for start, stop in zip(edges[:-1], edges[1:], strict=True)
-        for pick in (np.argmin, np.argmax)
-    }
+    keep = {start + int(pick(values[start:stop])) for start, stop in pairwise(edges) for pick in (np.argmin, np.argmax)}
     index = np.array(sorted(keep))
     return positions[index], values[index]
 

@@ -118,7 +118,9 @@ def _scheme_attention(
     keys, queries = key.shape[2], query.shape[2]
     window = kwargs.get("sliding_window")
     if window is not None and keys > window:
-        raise ProbeError(f"the model's sliding attention window is {window} tokens: expected at most that many, got {keys}")
+        raise ProbeError(
+            f"the model's sliding attention window is {window} tokens: expected at most that many, got {keys}"
+        )
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)

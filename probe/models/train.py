@@ -22,7 +22,7 @@ import transformers
 from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from probe.models.corpus import documents
 from probe.models.embedded import MODELS, EmbeddedModel
@@ -75,7 +75,8 @@ def prepare_corpus(cache: Path) -> tuple[PreTrainedTokenizerBase, Tensor]:
 
 def optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Muon for the hidden matrices, AdamW for everything else."""
-    matrices, rest = [], []
+    matrices: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         hidden = parameter.ndim == 2 and not any(part in name for part in ("embed", "wte", "lm_head"))
         (matrices if hidden else rest).append(parameter)
@@ -88,7 +89,9 @@ def optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
 
 def weighted_loss(logits: Float[Tensor, "batch length vocab"], batch: Batch) -> Float[Tensor, ""]:
     """Mean of the next-token losses under the batch's target weights, in nats."""
-    losses = nn.functional.cross_entropy(logits[:, :-1].float().flatten(0, 1), batch.ids[:, 1:].flatten(), reduction="none")
+    losses = nn.functional.cross_entropy(
+        logits[:, :-1].float().flatten(0, 1), batch.ids[:, 1:].flatten(), reduction="none"
+    )
     weights = batch.weights[:, 1:].flatten()
     return (losses * weights).sum() / weights.sum()
 
@@ -124,7 +127,7 @@ def _load_checkpoint(path: Path, model: nn.Module, opts: list[torch.optim.Optimi
     return int(state["step"])
 
 
-def train(row: EmbeddedModel, recipe: Recipe, work: Path, device: str) -> nn.Module:
+def train(row: EmbeddedModel, recipe: Recipe, work: Path, device: str) -> PreTrainedModel:
     """Train one row to the end, resuming from `work` if a checkpoint is there, and save its folder.
 
     Raises:
@@ -133,13 +136,15 @@ def train(row: EmbeddedModel, recipe: Recipe, work: Path, device: str) -> nn.Mod
     tokenizer, corpus = prepare_corpus(work / "corpus")
     torch.manual_seed(recipe.seed)
     config = row.config(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id)
-    model = AutoModelForCausalLM.from_config(config).to(device).train()
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config).to(device).train()
     opts = optimizers(model, recipe)
     checkpoint = work / f"{row.name}.pt"
     start = _load_checkpoint(checkpoint, model, opts, device)
     mixture = Mixture(tokenizer, corpus, row.window, recipe.steps, recipe.seed, recipe.tokens_per_batch)
     began, smooth = time.monotonic(), math.nan
-    bar = tqdm(range(start, recipe.steps), initial=start, total=recipe.steps, desc=row.name, file=sys.stderr, mininterval=5)
+    bar = tqdm(
+        range(start, recipe.steps), initial=start, total=recipe.steps, desc=row.name, file=sys.stderr, mininterval=5
+    )
     for step in bar:
         drawn = mixture.batch(step)
         batch = Batch(drawn.ids.to(device), drawn.weights.to(device))
@@ -155,7 +160,7 @@ def train(row: EmbeddedModel, recipe: Recipe, work: Path, device: str) -> nn.Mod
 
 
 def _save_folder(
-    row: EmbeddedModel, recipe: Recipe, model: nn.Module, tokenizer: PreTrainedTokenizerBase, corpus: Tensor,
+    row: EmbeddedModel, recipe: Recipe, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, corpus: Tensor,
     *, seconds: float, resumed_at: int,
 ) -> None:  # fmt: skip
     """Write the Hugging Face folder and `training.json`, the record of how it came to be."""

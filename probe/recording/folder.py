@@ -8,7 +8,6 @@ renamed when whole, so a folder that can be listed is complete.
 from __future__ import annotations
 
 import json
-import os
 import platform
 import shutil
 import subprocess
@@ -53,7 +52,12 @@ def environment() -> dict[str, Any]:
     """Versions of everything that a number could depend on, and the commit of this code if it is a checkout."""
     versions = {name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()}
     changes = _git("status", "--porcelain", "--untracked-files=no")
-    return {"versions": versions, "git_commit": _git("rev-parse", "HEAD"), "git_dirty": bool(changes), "platform": platform.machine()}
+    return {
+        "versions": versions,
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_dirty": bool(changes),
+        "platform": platform.machine(),
+    }
 
 
 def _target(path: Path, force: bool) -> None:
@@ -91,7 +95,7 @@ def new_run_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
         part.chmod(0o755)
         if path.exists():
             shutil.rmtree(path)
-        os.replace(part, path)
+        part.replace(path)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -129,13 +133,16 @@ class Run:
         except (OSError, json.JSONDecodeError):
             raise ProbeError(f"{self.path}: expected a run folder with a readable run.json") from None
         if not isinstance(info, dict) or info.get("format") != FORMAT:
-            raise ProbeError(f"{self.path}: expected run format {FORMAT}, got {info.get('format') if isinstance(info, dict) else info!r}")
+            raise ProbeError(
+                f"{self.path}: expected run format {FORMAT}, got {info.get('format') if isinstance(info, dict) else info!r}"
+            )
         return info
 
     @cached_property
     def trace(self) -> dict[str, NDArray[np.float32]]:
         """Recorded values by "scheme/site.layer"."""
-        return load_file(self.path / "trace.safetensors")
+        loaded: dict[str, NDArray[np.float32]] = load_file(self.path / "trace.safetensors")
+        return loaded
 
     @cached_property
     def nll(self) -> dict[str, NDArray[np.float64]]:

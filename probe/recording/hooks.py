@@ -44,7 +44,9 @@ class Recording:
         return torch.cat(self._chunks[site, layer], dim=1)
 
 
-def check_sites(model: PreTrainedModel, family: Family, sites: Iterable[str], layers: Iterable[int], dims: Iterable[int]) -> None:
+def check_sites(
+    model: PreTrainedModel, family: Family, sites: Iterable[str], layers: Iterable[int], dims: Iterable[int]
+) -> None:
     """Refuse what the model does not have.
 
     Raises:
@@ -64,7 +66,9 @@ def check_sites(model: PreTrainedModel, family: Family, sites: Iterable[str], la
 
 
 @contextmanager
-def record(model: PreTrainedModel, sites: Iterable[str], layers: Iterable[int], dims: Iterable[int]) -> Iterator[Recording]:
+def record(
+    model: PreTrainedModel, sites: Iterable[str], layers: Iterable[int], dims: Iterable[int]
+) -> Iterator[Recording]:
     """Record inside the context; the hooks are gone when it ends, also on an exception.
 
     Args:

@@ -50,6 +50,7 @@ class DynamicNTK(Frequencies):
     name: ClassVar[str] = "dynamic-ntk"
 
     def factors(self, rotary_dim: int, base: float, length: int, window: int) -> Float[Tensor, " half"]:
+        """As `Frequencies.factors`; 1 up to the window."""
         if length <= window or rotary_dim <= 2:
             return torch.ones(rotary_dim // 2, dtype=torch.float64)
         growth = self.a * length / window - (self.a - 1)

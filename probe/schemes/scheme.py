@@ -34,6 +34,7 @@ class LogN(Scale):
     name: ClassVar[str] = "logn"
 
     def factors(self, t: Int[Tensor, " queries"], window: int) -> Float[Tensor, " queries"] | None:
+        """As `Scale.factors`; 1 inside the window."""
         return (torch.log(t.double() + 1) / math.log(window)).clamp(min=1.0)
 
 

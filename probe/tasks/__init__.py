@@ -1,0 +1,1 @@
+"""What models are asked to do: inputs, pass keys, likelihoods."""

@@ -75,7 +75,14 @@ def heldout_nll(loaded: LoadedModel, scheme: Scheme, ids: Tensor, tick: Callable
 
 
 def evaluate(
-    loaded: LoadedModel, task: str, schemes: str, lengths: Sequence[int], *, samples: int, seed: int, progress: Progress = _silent
+    loaded: LoadedModel,
+    task: str,
+    schemes: str,
+    lengths: Sequence[int],
+    *,
+    samples: int,
+    seed: int,
+    progress: Progress = _silent,
 ) -> dict[str, Any]:
     """Rows of results, one per (scheme, length).
 

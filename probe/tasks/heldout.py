@@ -31,6 +31,10 @@ def heldout_batch(loaded: LoadedModel, length: int, samples: int, seed: int) -> 
     head = [] if bos is None else [bos]
     body = length - len(head)
     if len(stream) <= body:
-        raise ProbeError(f"the held-out text has {len(stream)} tokens of this tokenizer: expected a shorter length, got {length}")
-    starts = np.random.default_rng((seed, length)).integers(len(stream) - body, size=samples)
+        raise ProbeError(
+            f"the held-out text has {len(stream)} tokens of this tokenizer: expected a shorter length, got {length}"
+        )
+    # One start in each of `samples` equal parts of the stream: random, and overlapping as little as they can.
+    rng = np.random.default_rng((seed, length))
+    starts = ((np.arange(samples) + rng.random(samples)) / samples * (len(stream) - body)).astype(int)
     return torch.stack([torch.cat([torch.tensor(head, dtype=torch.long), stream[s : s + body]]) for s in starts])

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from probe.errors import ProbeError, unknown
 from probe.models.load import LoadedModel
@@ -16,7 +17,7 @@ from probe.tasks.heldout import heldout_batch
 KINDS = ("word:TEXT", "token:ID", "ids:FILE", "text:FILE", "heldout")
 
 
-def _tokenizer(loaded: LoadedModel, spec: str):  # noqa: ANN202 - a transformers tokenizer
+def _tokenizer(loaded: LoadedModel, spec: str) -> PreTrainedTokenizerBase:
     if loaded.tokenizer is None:
         raise ProbeError(f"--input {spec}: model {loaded.name} has no tokenizer; use token:ID or ids:FILE")
     return loaded.tokenizer
@@ -58,7 +59,7 @@ def _given(ids: list[int], length: int | None, spec: str) -> list[int]:
 
 def _word(loaded: LoadedModel, value: str, spec: str) -> list[int]:
     # A leading space: inside a text that is how the word occurs, and most tokenizers have it whole only so.
-    unit = _tokenizer(loaded, spec).encode(" " + value, add_special_tokens=False)
+    unit: list[int] = _tokenizer(loaded, spec).encode(" " + value, add_special_tokens=False)
     if not value.strip() or not unit:
         raise ProbeError(f"--input {spec}: expected a word after 'word:', got none")
     return unit
@@ -71,7 +72,9 @@ def _token(value: str, spec: str) -> list[int]:
         raise ProbeError(f"--input {spec}: expected an integer token id, got {value!r}") from None
 
 
-def make_input(loaded: LoadedModel, spec: str, length: int | None, samples: int = 1, seed: int = 0) -> Int[Tensor, "samples length"]:
+def make_input(
+    loaded: LoadedModel, spec: str, length: int | None, samples: int = 1, seed: int = 0
+) -> Int[Tensor, "samples length"]:
     """Token ids for an input spec, `<bos>` first where the model has one (files of ids are taken as they are).
 
     A repeated word lets nothing but position vary; `heldout` is ordinary text that the embedded models have not seen, of which

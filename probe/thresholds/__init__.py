@@ -1,0 +1,1 @@
+"""Thresholds of hidden states, the failures they predict and the failures measured."""

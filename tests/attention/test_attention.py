@@ -33,7 +33,7 @@ def rotary(dim: int = 12, dtype: torch.dtype = torch.float64) -> Rotary:
     return Rotary(10000.0 ** -(torch.arange(0, dim, 2, dtype=torch.float64) / dim), angle_dtype=dtype)
 
 
-def pieces_of(scheme: Scheme, first: int, length: int):  # noqa: ANN201
+def pieces_of(scheme: Scheme, first: int, length: int):
     return compile_pieces(scheme.weave_at(length), scheme.visibility, first, length)
 
 
@@ -44,7 +44,9 @@ def test_pieces_equal_dense(spec: str, length: int, queries: int, dtype: torch.d
     scheme = parse_scheme(spec, 48)
     q, k, v = qkv(length, queries)
     expected = attend_dense(q, k, v, scheme.weave_at(length), scheme.visibility, rotary(), 0.3)
-    got = attend_pieces(q.to(dtype), k.to(dtype), v.to(dtype), pieces_of(scheme, length - queries, length), rotary(), 0.3)
+    got = attend_pieces(
+        q.to(dtype), k.to(dtype), v.to(dtype), pieces_of(scheme, length - queries, length), rotary(), 0.3
+    )
     assert (got - expected).abs().max() < tolerance
 
 

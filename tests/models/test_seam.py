@@ -174,12 +174,22 @@ def test_two_models_can_be_under_different_schemes_at_once(tiny_llama: Callable[
 
 def test_misuse_is_refused(tiny_llama: Callable[..., nn.Module]) -> None:
     model, scheme = tiny_llama(), make_scheme("rerope", 64)
-    with apply_scheme(model, scheme), pytest.raises(ProbeError, match="applied to this model already"), apply_scheme(model, scheme):
+    with (
+        apply_scheme(model, scheme),
+        pytest.raises(ProbeError, match="applied to this model already"),
+        apply_scheme(model, scheme),
+    ):
         pass
-    with pytest.raises(ProbeError, match="unknown backend 'fast'; known: pieces, dense"), apply_scheme(model, scheme, backend="fast"):
+    with (
+        pytest.raises(ProbeError, match="unknown backend 'fast'; known: pieces, dense"),
+        apply_scheme(model, scheme, backend="fast"),
+    ):
         pass
     other = transformers.GPT2LMHeadModel(transformers.GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=11))
-    with pytest.raises(ProbeError, match="'gpt2' does not fit the position seam; supported: llama"), apply_scheme(other, scheme):
+    with (
+        pytest.raises(ProbeError, match="'gpt2' does not fit the position seam; supported: llama"),
+        apply_scheme(other, scheme),
+    ):
         pass
 
 

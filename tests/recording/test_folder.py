@@ -103,7 +103,9 @@ def test_a_killed_run_leaves_no_half_written_run_folder(how: signal.Signals, tin
         sys.executable, "-m", "probe", "run", "--model", str(tiny_folder), "--input", "token:5", "--length", "6000",
         "--scheme", "origin,rerope,stair,leaky-rerope", "--layer", "1", "--dim", "0", "--out", str(out),
     ]  # fmt: skip
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    process = subprocess.Popen(
+        command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
     deadline = time.monotonic() + 120
     while not (out.parent.is_dir() and any(out.parent.iterdir())) and time.monotonic() < deadline:
         assert process.poll() is None, "the run ended before it could be killed"

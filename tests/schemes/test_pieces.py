@@ -40,7 +40,9 @@ def slow_weave(weave: Weave, t: int, i: int) -> float:
 
 
 @given(weave=WEAVES, length=st.integers(1, 120), cached=st.integers(0, 119))
-def test_every_visible_pair_is_in_exactly_one_piece_with_its_weave_position(weave: Weave, length: int, cached: int) -> None:
+def test_every_visible_pair_is_in_exactly_one_piece_with_its_weave_position(
+    weave: Weave, length: int, cached: int
+) -> None:
     first = min(cached, length - 1)
     count = np.zeros((length, length), dtype=int)
     relative = np.full((length, length), np.nan)

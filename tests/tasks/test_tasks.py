@@ -46,7 +46,9 @@ def test_a_pass_key_sample_has_its_length_its_depth_and_its_key(
     assert needle == f" The pass key is {sample.key}. Remember it. {sample.key} is the pass key."
     assert tokenizer.decode(sample.prompt).count(sample.key) == 2
     room = length - minimum_length(tokenizer)
-    head = 1 + len(tokenizer.encode("There is a pass key hidden in this text. Find it and remember it.", add_special_tokens=False))
+    head = 1 + len(
+        tokenizer.encode("There is a pass key hidden in this text. Find it and remember it.", add_special_tokens=False)
+    )
     assert abs((start - head) - depth * room) <= 0.5
 
 

@@ -48,7 +48,9 @@ def test_the_reference_never_fails_inside_its_own_window(seed: int) -> None:
 
 
 @given(seed=seeds, at=positions, slope=st.floats(0.05, 5), up=st.booleans())
-def test_paper_threshold_is_the_value_at_M_and_the_first_lasting_crossing(seed: int, at: int, slope: float, up: bool) -> None:
+def test_paper_threshold_is_the_value_at_M_and_the_first_lasting_crossing(
+    seed: int, at: int, slope: float, up: bool
+) -> None:
     """The reference drifts away from its value at M; another series reaches that value exactly after `at`."""
     sign = 1.0 if up else -1.0
     t = np.arange(LENGTH)

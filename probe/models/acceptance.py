@@ -1,0 +1,183 @@
+"""Acceptance of an embedded model, on fresh samples: `python -m probe.models.acceptance rope`.
+
+Measures what the model must do (find the pass key everywhere in its window, predict text equally well all over the second half
+of the window) and what it must not (go on doing so past the window), and writes the numbers into the model card.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from probe.errors import ProbeError
+from probe.models.embedded import MODELS, EmbeddedModel
+from probe.models.load import LoadedModel, load_model
+from probe.schemes import make_scheme
+from probe.tasks.evaluate import draw_passkeys, heldout_nll, passkey_hits
+from probe.tasks.heldout import heldout_batch
+
+KEY_LENGTHS = (128, 256, 384, 512)
+LEAST_ACCURACY = 0.95
+LEAST_RISE = 0.3
+"""Nats: by how much the likelihood must be worse at three to four windows than inside."""
+WINDOWS_PAST = 4
+
+
+def passkey_numbers(loaded: LoadedModel, samples: int, seed: int) -> list[dict[str, Any]]:
+    """Exact-match accuracy at each length, over all depths and in each depth decile."""
+    scheme, rows = make_scheme("origin", loaded.window), []
+    for length in (*KEY_LENGTHS, 2 * loaded.window, 4 * loaded.window):
+        hits = passkey_hits(loaded, scheme, draw_passkeys(loaded, length, samples, seed)).double()
+        deciles = [round(float(part.mean()), 4) for part in hits.tensor_split(10)]
+        rows.append({"length": length, "samples": samples, "accuracy": float(hits.mean()), "deciles": deciles})
+    return rows
+
+
+def _mean_and_error(values: Tensor) -> dict[str, float]:
+    """Mean over samples with its standard error."""
+    return {
+        "mean": round(float(values.mean()), 4),
+        "standard_error": round(float(values.std() / len(values) ** 0.5), 4),
+    }
+
+
+def slope_per_window(nll: Tensor, start: int, stop: int, window: int) -> Tensor:
+    """Least-squares slope of each sample's NLL over positions start..stop-1, in nats per window."""
+    x = torch.arange(start, stop, dtype=torch.float64)
+    x = x - x.mean()
+    return (nll[:, start:stop].double() * x).sum(-1) / (x * x).sum() * window
+
+
+def nll_numbers(loaded: LoadedModel, samples: int, seed: int) -> dict[str, Any]:
+    """NLL of held-out text by position: level and slope inside the window, rise past it, over independent samples."""
+    window = loaded.window
+    ids = heldout_batch(loaded, WINDOWS_PAST * window, samples, seed)
+    nll = heldout_nll(loaded, make_scheme("origin", window), ids).double()
+    inside = nll[:, window // 2 : window].mean(-1)
+    spans = {
+        f"{k}M to {k + 1}M": nll[:, k * window : (k + 1) * window].mean(-1) - inside for k in range(1, WINDOWS_PAST)
+    }
+    return {
+        "samples": samples,
+        "second_half": _mean_and_error(inside),
+        "slope_per_window": _mean_and_error(slope_per_window(nll, window // 2, window, window)),
+        "rise": {name: _mean_and_error(rise) for name, rise in spans.items()},
+    }
+
+
+def verdicts(keys: Sequence[dict[str, Any]], nll: dict[str, Any], must_fail: bool) -> dict[str, bool]:
+    """What was asked for, each with whether it holds; `must_fail`: whether the model has to break past its window."""
+    inside = [row for row in keys if row["length"] in KEY_LENGTHS]
+    slope = nll["slope_per_window"]
+    found = {
+        f"pass key >= {LEAST_ACCURACY:.0%} at {', '.join(map(str, KEY_LENGTHS))}": all(
+            r["accuracy"] >= LEAST_ACCURACY for r in inside
+        ),
+        f"pass key >= {LEAST_ACCURACY:.0%} in every depth decile": all(
+            min(r["deciles"]) >= LEAST_ACCURACY for r in inside
+        ),
+        "NLL flat in the second half of the window (slope within two standard errors of 0)": abs(slope["mean"])
+        <= 2 * slope["standard_error"],
+    }
+    if must_fail:
+        last = list(nll["rise"].values())[-1]
+        found[f"NLL at {WINDOWS_PAST - 1}M to {WINDOWS_PAST}M is at least {LEAST_RISE} nats worse"] = (
+            last["mean"] - 2 * last["standard_error"] >= LEAST_RISE
+        )
+    return found
+
+
+def measure(row: EmbeddedModel, *, samples: int, windows: int, seed: int) -> dict[str, Any]:
+    """All acceptance numbers of an embedded model.
+
+    Raises:
+        ProbeError: it is not trained.
+    """
+    loaded = load_model(row.name, device="cpu", dtype="float32")
+    keys, nll = passkey_numbers(loaded, samples, seed), nll_numbers(loaded, windows, seed)
+    return {
+        "model": row.name,
+        "seed": seed,
+        "passkey": keys,
+        "nll": nll,
+        "holds": verdicts(keys, nll, row.name == "rope"),
+    }
+
+
+def card(row: EmbeddedModel, numbers: dict[str, Any], training: dict[str, Any]) -> str:
+    """The model card as Markdown."""
+    recipe, nll = training["recipe"], numbers["nll"]
+    key_lines = [
+        f"| {r['length']} | {r['accuracy']:.1%} | {min(r['deciles']):.0%} | {r['samples']} |"
+        for r in numbers["passkey"]
+    ]
+    rises = [f"| {name} | {rise['mean']:+.3f} ± {rise['standard_error']:.3f} |" for name, rise in nll["rise"].items()]
+    checks = [f"- [{'x' if held else ' '}] {name}" for name, held in numbers["holds"].items()]
+    slope, level = nll["slope_per_window"], nll["second_half"]
+    return "\n".join([
+        "---", "license: apache-2.0", "library_name: transformers", "---", "",
+        f"# weavescope `{row.name}`", "",
+        f"{row.summary}. Positions: {row.positions}. Trained window M = {row.window} tokens, {training['parameters']:,} parameters, "
+        "float32, byte-level BPE of 1024 tokens in which every digit is its own token.", "",
+        "A small language model made to be *probed*: it is trained on windows of exactly M tokens at most, so that what happens past M is "
+        "extrapolation and nothing else. It is not meant to write text.", "",
+        "## Training", "",
+        "Text: the Python standard library's sources and docstrings (the files held out by a hash of their path excepted), "
+        f"{training['corpus_tokens']:,} tokens, mixed with pass-key retrieval and repetition. "
+        f"{recipe['steps']} steps of {recipe['tokens_per_batch']} tokens, seed {recipe['seed']}, Muon and AdamW at {recipe['learning_rate']:g}, "
+        f"bfloat16 autocast, {training['threads']} CPU thread(s), Python {training['python']}, torch {training['torch']}, "
+        f"transformers {training['transformers']}. Make it again: `python -m probe.models.train {row.name}`.", "",
+        "## Measured", "",
+        f"By `python -m probe.models.acceptance {row.name}` on fresh samples, seed {numbers['seed']}, the model as trained.", "",
+        "| pass key, tokens | exact | worst depth decile | samples |", "|---|---|---|---|", *key_lines, "",
+        f"Held-out text, {nll['samples']} windows of {WINDOWS_PAST}M tokens (± standard error over windows): NLL in the second half of the window "
+        f"{level['mean']:.3f} ± {level['standard_error']:.3f} nats, its slope there {slope['mean']:+.3f} ± {slope['standard_error']:.3f} nats per window.", "",
+        "| positions | NLL against the second half of the window (nats) |", "|---|---|", *rises, "",
+        *checks, "",
+    ])  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line: exit code 0 if everything holds, 1 if not, 2 for bad input."""
+    parser = argparse.ArgumentParser(
+        prog="python -m probe.models.acceptance", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("model", choices=sorted(MODELS))
+    parser.add_argument(
+        "--samples", type=int, default=400, help="pass keys per length (default: 400, so 40 per decile)"
+    )
+    parser.add_argument("--windows", type=int, default=96, help="held-out windows (default: 96)")
+    parser.add_argument("--seed", type=int, default=20241)
+    parser.add_argument(
+        "--write-card", action="store_true", help="write acceptance.json and the model card into the model's folder"
+    )
+    args = parser.parse_args(argv)
+    if args.samples < 10 or args.windows < 2:
+        parser.error("expected at least 10 samples and 2 windows")
+    row = MODELS[args.model]
+    try:
+        numbers = measure(row, samples=args.samples, windows=args.windows, seed=args.seed)
+    except ProbeError as error:
+        print(f"acceptance: error: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps(numbers, indent=2))
+    if args.write_card:
+        _write(row.folder, row, numbers)
+    return 0 if all(numbers["holds"].values()) else 1
+
+
+def _write(folder: Path, row: EmbeddedModel, numbers: dict[str, Any]) -> None:
+    training = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    (folder / "acceptance.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(card(row, numbers, training), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
