@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from app import words
+from app import jobs, words
 from app.options import Options
 from app.sidebar import sidebar, trained_models
 from probe.figures.thresholds import threshold_figure
@@ -30,7 +31,8 @@ def render(options: Options) -> None:
     st.title("Thresholds")
     run = sidebar(options)
     if run is None:
-        _empty(options)
+        if jobs.running() is None:
+            _empty(options)
         return
     st.caption(
         "Where does a hidden dimension leave what it knew in training, and does the likelihood fail there? "
@@ -55,7 +57,7 @@ def _empty(options: Options) -> None:
         "`streamlit run app/main.py -- --model FOLDER`. Runs made in a terminal show up here too:"
     )  # fmt: skip
     st.info(f"There are no runs in {words.literal(options.runs)} yet. {start}")
-    st.code(f"probe run --layer all --dim 0-19 --out {options.runs / 'first'}", language="bash")
+    st.code(f"probe run --layer all --dim 0-19 --out {shlex.quote(str(options.runs / 'first'))}", language="bash")
 
 
 def _keep(key: str, choices: Sequence[Any]) -> None:
