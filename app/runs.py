@@ -9,8 +9,9 @@ import pyarrow as pa
 import streamlit as st
 from safetensors import SafetensorError
 
-from probe.errors import ProbeError
+from probe.errors import ProbeError, unknown
 from probe.recording.folder import Run, list_runs
+from probe.thresholds.detectors import DETECTORS
 
 FILES = ("run.json", "trace.safetensors", "nll.parquet")
 """What a page reads of a run."""
@@ -95,3 +96,5 @@ def _check(run: Run) -> None:
         info[key]
     for key in ("burn_in_used", "run_used", "margin"):
         info["detection"][key]
+    if info["detector"] not in DETECTORS:
+        raise unknown("detector", info["detector"], DETECTORS)

@@ -1,4 +1,4 @@
-"""The dashboard as a user meets it: the real server, a headless Chromium, and its devtools protocol to press and look."""
+"""The dashboard as a user meets it: the real server and a headless Chromium, driven by its devtools protocol."""
 
 import base64
 import contextlib
@@ -17,13 +17,12 @@ from pathlib import Path
 import pytest
 from websockets.sync.client import connect
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 MAIN = Path(__file__).parents[2] / "app" / "main.py"
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.skipif(
-        CHROMIUM is None, reason="no Chromium on PATH (chromium, chromium-browser, google-chrome, chrome)"
-    ),
+    pytest.mark.skipif(CHROMIUM is None, reason=f"no Chromium on PATH: {', '.join(NAMES)}"),
 ]
 
 FLAGS = (
@@ -136,10 +135,12 @@ def server(runs, tmp_path, tiny_folder):
 def _await_server(port, process, log, seconds=90):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        with contextlib.suppress(urllib.error.URLError, ConnectionError):
-            with urllib.request.urlopen(f"http://localhost:{port}/_stcore/health", timeout=5) as answer:
-                if answer.status == 200:
-                    return
+        with (
+            contextlib.suppress(urllib.error.URLError, ConnectionError),
+            urllib.request.urlopen(f"http://localhost:{port}/_stcore/health", timeout=5) as answer,
+        ):
+            if answer.status == 200:
+                return
         assert process.poll() is None, log.read_text(errors="replace")
         time.sleep(0.2)
     raise AssertionError(f"the dashboard did not start in {seconds} s:\n{log.read_text(errors='replace')}")
@@ -179,7 +180,7 @@ def test_figure_and_table_are_drawn_and_follow_the_slider(server, runs, probe_in
 
 
 def test_a_run_that_cannot_be_made_says_why(server, runs, tmp_path):
-    """The form's default is a word, which a model without a tokenizer cannot read: the thread's error reaches the page."""
+    """The form's default is a word, which a model without a tokenizer cannot read: its error reaches the page."""
     with browse(CHROMIUM, f"http://localhost:{server}/", tmp_path) as page:
         page.wait(f"{ALERT}.includes('There are no runs')")
         page.wait("document.querySelector('[data-testid=stFormSubmitButton] button')")
