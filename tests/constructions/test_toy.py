@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 
 import constructions
 from constructions import ConstructionError
@@ -86,3 +87,9 @@ def test_the_weave_functions_import_without_the_theorems():
 
     code = "import sys, constructions.weave; assert not {'torch', 'sympy', 'mpmath'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_shapes_in_signatures_are_checked():
+    model = constructions.load("3.1", M=4)
+    with pytest.raises(TypeCheckError):
+        model(torch.zeros(5, dtype=torch.int64))  # no batch dimension
