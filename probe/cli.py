@@ -20,6 +20,7 @@ examples:
   probe run                                       the embedded model, four windows long, every default
   probe run --model ./my-llama --layer all --dim 0-19 --scheme origin,rerope,stair
   probe run --scheme "origin,rerope(N=64),rerope(N=64)+logn" --length 4096 --site resid,attn
+  probe run --model "construction:3.3(M=6,N=2)" --length 200     a theorem's toy transformer
   probe run --model meta-llama/Llama-2-7b-hf --length 12000 --input word:hello --device cuda
 
 The table shows, per scheme and dimension, the threshold H, the position where the hidden state lastingly crosses it
@@ -58,7 +59,10 @@ def parse_numbers(text: str, what: str, everything: Sequence[int]) -> tuple[int,
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model")
     group.add_argument(
-        "--model", default="rope", metavar="M", help="embedded name, local folder or hub id (default: rope)"
+        "--model",
+        default="rope",
+        metavar="M",
+        help="embedded name, local folder, hub id or construction:THEOREM (default: rope)",
     )
     group.add_argument("--window", type=int, metavar="M", help="trained window, if the config's is wrong or missing")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
@@ -82,16 +86,13 @@ def _add_run(commands: Any) -> None:
     )  # fmt: skip
     _add_model_options(run)
     what = run.add_argument_group("what is recorded")
-    what.add_argument("--layer", default="1,2", help="layers, 1 is the first: 1,2 or 1-4 or all (default: 1,2)")
-    what.add_argument("--dim", default="1,6", help="hidden dimensions, from 0: 1,6 or 0-19 or all (default: 1,6)")
+    what.add_argument("--layer", help="layers, 1 is the first: 1,2 or 1-4 or all (default: 1,2)")
+    what.add_argument("--dim", help="hidden dimensions, from 0: 1,6 or 0-19 or all (default: 1,6)")
     what.add_argument("--site", default="resid", help="resid (layer output), attn, mlp, or several (default: resid)")
-    what.add_argument(
-        "--scheme", default="origin,dynamic-ntk,rerope", help="see 'probe schemes' (default: %(default)s)"
-    )
+    what.add_argument("--scheme", help="see 'probe schemes' (default: origin,dynamic-ntk,rerope)")
     what.add_argument("--length", type=int, help="tokens (default: four windows, or a file whole)")
     what.add_argument(
         "--input",
-        default="word:hello",
         help="word:TEXT, token:ID, ids:FILE (JSON list), text:FILE, heldout (default: word:hello)",
     )
     what.add_argument(
@@ -196,7 +197,7 @@ def _load(args: argparse.Namespace) -> Any:
 
     return load_model(
         args.model, device=args.device, dtype=args.dtype, window=args.window,
-        trust_remote_code=args.trust_remote_code, allow_pickle=args.allow_pickle,
+        trust_remote_code=args.trust_remote_code, allow_pickle=args.allow_pickle, length=getattr(args, "length", None),
     )  # fmt: skip
 
 
@@ -207,10 +208,10 @@ def _run(args: argparse.Namespace) -> None:
     _check_detection(args)
     loaded = _load(args)
     settings = RunSettings(
-        layers=parse_numbers(args.layer, "layer", range(1, loaded.layers + 1)),
-        dims=parse_numbers(args.dim, "dim", range(loaded.model.config.hidden_size)),
+        layers=_numbers(args.layer, "layer", range(1, loaded.layers + 1), loaded.layers_shown),
+        dims=_numbers(args.dim, "dim", range(loaded.model.config.hidden_size), loaded.dims_shown),
         sites=tuple(dict.fromkeys(part.strip() for part in args.site.split(","))),
-        schemes=args.scheme, input=args.input, length=args.length, samples=args.samples, detector=args.detector,
+        schemes=args.scheme or loaded.schemes, input=args.input or loaded.input, length=args.length, samples=args.samples, detector=args.detector,
         detection=Settings(args.burn_in, args.run_length, args.margin), backend=args.backend, seed=args.seed,
     )  # fmt: skip
     out = args.out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{Path(args.model).name}"
@@ -220,6 +221,10 @@ def _run(args: argparse.Namespace) -> None:
     finally:
         close()
     _print_run(run, args.json)
+
+
+def _numbers(text: str | None, what: str, everything: Sequence[int], default: tuple[int, ...]) -> tuple[int, ...]:
+    return default if text is None else parse_numbers(text, what, everything)
 
 
 def _check_detection(args: argparse.Namespace) -> None:

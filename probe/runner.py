@@ -95,6 +95,15 @@ def _collect(recording: Recording, settings: RunSettings, scheme: str) -> dict[s
     }
 
 
+def _score(loaded: LoadedModel, ids: Int[Tensor, "1 length"]) -> NDArray[np.float64]:
+    """Run the model over the input; NLL per position, NaN everywhere for a model without a vocabulary head."""
+    if loaded.family.head:
+        return nll_per_position(loaded.model, ids)[0].double().numpy()
+    with torch.no_grad():
+        loaded.model(ids)
+    return np.full(ids.shape[1], np.nan)
+
+
 def run_pass(
     loaded: LoadedModel,
     scheme: Scheme,
@@ -115,11 +124,11 @@ def run_pass(
             record(loaded.model, settings.sites, settings.layers, settings.dims) as recording,
             _layer_progress(loaded, tick),
         ):
-            nll += nll_per_position(loaded.model, row.to(loaded.device))[0].double().numpy() / len(ids)
+            nll += _score(loaded, row.to(loaded.device)) / len(ids)
         for key, array in _collect(recording, settings, scheme.spec).items():
             share = array / np.float32(len(ids))
             values[key] = values[key] + share if key in values else share
-    if not np.isfinite(nll[1:]).all():
+    if loaded.family.head and not np.isfinite(nll[1:]).all():
         raise ProbeError(
             f"the likelihood under {scheme.spec} is NaN or infinite; try --dtype float32, and check the weights"
         )

@@ -83,7 +83,7 @@ BAD = [
     (("--window", "1"), "--window: expected at least 2"),
     (("--input", "token:4096"), "outside the vocabulary 0 to 96"),
     (("--samples", "3"), "which is one sequence"),
-    (("--burn-in", "64"), "burn-in: expected less than the window"),
+    (("--burn-in", "64"), "burn-in: expected at most 62 for window 64, got 64"),
     (("--run-length", "0"), "--run-length: expected at least 1"),
     (("--margin", "nan"), "--margin: expected at least 0"),
     (("--length", "ten"), "invalid int value"),
@@ -167,22 +167,19 @@ def test_an_unsupported_family_is_refused_by_name(cli: Cli, tmp_path: Path) -> N
     assert done.returncode == 2 and "'gpt2' does not fit the position seam; supported: llama" in done.stderr
 
 
-def test_an_input_inside_the_window_runs_and_says_so(cli: Cli, tiny_folder: Path, tmp_path: Path) -> None:
-    done = cli(
-        "run",
-        "--model",
-        str(tiny_folder),
-        "--input",
-        "token:5",
-        "--length",
-        "40",
-        "--out",
-        str(tmp_path / "r"),
-        "--json",
-        "--quiet",
-    )
-    assert done.returncode == 0 and "do not reach past the window of 64" in done.stderr
-    assert {row["predicted"] for row in json.loads(done.stdout)["rows"]} == {None}
+@pytest.mark.parametrize("detector", ["paper", "range"])
+@pytest.mark.parametrize("length", [2, 9, 40, 64])
+def test_an_input_inside_the_window_runs_and_says_so(
+    length: int, detector: str, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    from probe.cli import main
+
+    call = ["run", "--model", str(tiny_folder), "--input", "token:5", "--length", str(length), "--detector", detector]
+    assert main([*call, "--scheme", "origin,rerope", "--out", str(tmp_path / "r"), "--json", "--quiet"]) == 0
+    printed = capsys.readouterr()
+    assert "do not reach past the window of 64" in printed.err
+    rows = json.loads(printed.out)["rows"]
+    assert {row["predicted"] for row in rows if row["scheme"] == "origin"} == {None}
 
 
 @pytest.mark.parametrize("command", [("--help",), ("run", "--help"), ("eval", "--help"), ("models",), ("schemes",)])

@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 
 from probe.figures.style import THRESHOLD_COLOUR, WINDOW_COLOUR, scheme_colour
 from probe.recording.folder import Run
-from probe.thresholds.detectors import Settings
+from probe.thresholds.detectors import Settings, can_calibrate
 from probe.thresholds.measured import nll_threshold, smooth_nll
 
 MAX_POINTS = 2000
@@ -130,8 +130,17 @@ def draw_nll(figure: go.Figure, at: tuple[int, int], run: Run, rows: list[Row], 
     window = run.info["window"]
     measured = {row["scheme"]: row["measured"] for row in rows}
     smooth = {scheme: smooth_nll(run.nll[scheme], settings.run_at(window)) for scheme in measured}
-    band = nll_threshold(run.nll["origin"], window, settings).value
-    _draw_panel(figure, at, window, smooth, measured, {band: f"band up to {band:.3g}"}, "measured failure")
+    known = can_calibrate(run.nll["origin"], window, settings)
+    band = nll_threshold(run.nll["origin"], window, settings).value if known else None
+    _draw_panel(
+        figure,
+        at,
+        window,
+        smooth,
+        measured,
+        {} if band is None else {band: f"band up to {band:.3g}"},
+        "measured failure",
+    )
 
 
 def threshold_figure(run: Run, rows: list[Row] | None = None, settings: Settings | None = None) -> go.Figure:
@@ -152,18 +161,22 @@ def threshold_figure(run: Run, rows: list[Row] | None = None, settings: Settings
     height = -(-len(panels) // columns)
     titles = [f"{site}, layer {layer}, dim {dim}" for site, layer, dim in panels]
     titles += [""] * (height * columns - len(panels)) + ["measured: negative log-likelihood (nats, smoothed)"]
-    last: list[Any] = [{"colspan": columns}] + [None] * (columns - 1)
+    # A model without a vocabulary head has no likelihood, and its figure no panel for one.
+    measured = not np.isnan(run.nll["origin"][1:]).all()
+    last: list[list[Any]] = [[{"colspan": columns}] + [None] * (columns - 1)] if measured else []
+    total = height + len(last)
     figure = make_subplots(
-        rows=height + 1, cols=columns, subplot_titles=titles, vertical_spacing=0.32 / (height + 1),
-        specs=[[{} for _ in range(columns)] for _ in range(height)] + [last], horizontal_spacing=0.14,
+        rows=total, cols=columns, subplot_titles=titles[: height * columns + len(last)], vertical_spacing=0.32 / total,
+        specs=[[{} for _ in range(columns)] for _ in range(height)] + last, horizontal_spacing=0.14,
     )  # fmt: skip
     for number, mine in enumerate(panels.values()):
         draw_dimension(figure, (number // columns + 1, number % columns + 1), run, mine)
-    draw_nll(figure, (height + 1, 1), run, rows, settings or detection_settings(run.info))
+    if measured:
+        draw_nll(figure, (total, 1), run, rows, settings or detection_settings(run.info))
     info = run.info
     more = f"the first {MAX_PANELS} panels; {left_out} more dimensions are in the run"
     figure.update_layout(
-        template="plotly_white", height=330 * (height + 1), margin={"l": 60, "r": 110, "t": 90, "b": 50},
+        template="plotly_white", height=330 * total + 80 * (not measured), margin={"l": 60, "r": 110, "t": 90, "b": 50},
         title=f"{info['model']}: hidden states past the trained window, input {info['input']['spec']}, "
         f"detector {rows[0]['detector']}" + (f"<br><sup>{more}</sup>" if left_out > 0 else ""),
     )  # fmt: skip

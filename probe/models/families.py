@@ -6,11 +6,13 @@ Paths are dotted names below the causal LM. A family is one row; a model whose t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 
 from probe.errors import ProbeError
+from probe.models.construction import ProbedModel
 
 SITES = ("resid", "attn", "mlp")
 """Recordable sites of a layer: its output (the residual stream), its attention's output, its MLP's output."""
@@ -18,21 +20,25 @@ SITES = ("resid", "attn", "mlp")
 
 @dataclass(frozen=True)
 class Family:
-    """One row. `attn` and `mlp` are names inside a layer; `rotary` is the module that turns positions into cos and sin."""
+    """One row. `attn` and `mlp` are names inside a layer; `rotary` is the module that turns positions into cos and sin.
+
+    `head` says whether there is a vocabulary head, and so a likelihood.
+    """
 
     model_type: str
     layers: str = "model.layers"
     rotary: str = "model.rotary_emb"
     attn: str = "self_attn"
     mlp: str = "mlp"
+    head: bool = True
 
-    def layer_list(self, model: PreTrainedModel) -> nn.ModuleList:
+    def layer_list(self, model: ProbedModel) -> nn.ModuleList:
         """The decoder layers in order."""
         layers = model.get_submodule(self.layers)
         assert isinstance(layers, nn.ModuleList)
         return layers
 
-    def site_module(self, model: PreTrainedModel, layer: int, site: str) -> nn.Module:
+    def site_module(self, model: ProbedModel, layer: int, site: str) -> nn.Module:
         """The module whose output is `site` of the 1-based `layer`."""
         module = self.layer_list(model)[layer - 1]
         return module if site == "resid" else module.get_submodule({"attn": self.attn, "mlp": self.mlp}[site])
@@ -49,12 +55,14 @@ FAMILIES: dict[str, Family] = {
         Family("olmo"),
         Family("olmo2"),
         Family("phi"),
+        # The theorems' toy transformers: positions enter as an additive term, see construction.py.
+        Family("construction", layers="toy.layers", rotary="", attn="attn", head=False),
         Family("gpt_neox", layers="gpt_neox.layers", rotary="gpt_neox.rotary_emb", attn="attention"),
     )
 }
 
 
-def family_of(config: PretrainedConfig) -> Family:
+def family_of(config: PretrainedConfig | SimpleNamespace) -> Family:
     """The row of a model's family.
 
     Raises:

@@ -11,12 +11,12 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     PretrainedConfig,
-    PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging as hf_logging
 
 from probe.errors import ProbeError, unknown
+from probe.models.construction import PREFIX, ProbedModel, load_construction
 from probe.models.embedded import MODELS
 from probe.models.families import Family, family_of
 
@@ -30,10 +30,15 @@ class LoadedModel:
 
     name: str
     source: str
-    model: PreTrainedModel
+    model: ProbedModel
     tokenizer: PreTrainedTokenizerBase | None
     family: Family
     window: int
+    schemes: str = "origin,dynamic-ntk,rerope"
+    """What a run shows unless it is told otherwise."""
+    layers_shown: tuple[int, ...] = (1, 2)
+    dims_shown: tuple[int, ...] = (1, 6)
+    input: str = "word:hello"
 
     @property
     def device(self) -> torch.device:
@@ -114,20 +119,24 @@ def load_model(
     window: int | None = None,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
+    length: int | None = None,
 ) -> LoadedModel:
     """Load a causal LM and, if it has one, its tokenizer.
 
     Args:
-        name: an embedded model's name, a local folder, or a hub id.
+        name: an embedded model's name, a local folder, a hub id, or "construction:3.3(M=32,N=4)".
         device: "auto", "cpu", "cuda", "cuda:1", ...
         dtype: "auto" or a name in `DTYPES`.
         window: trained window M in tokens, where the config's is wrong or missing.
         trust_remote_code: run the repository's own Python code.
         allow_pickle: accept weights that are not safetensors; loading a pickle can run code.
+        length: positions that a construction must be built for; other models do not need it.
 
     Raises:
         ProbeError: anything that keeps the model from loading, as one line that says what to do.
     """
+    if name.startswith(PREFIX):
+        return _construction(name, dtype, length)
     source = _source(name)
     where = pick_device(device)
     hf_logging.set_verbosity_error()
@@ -157,6 +166,15 @@ def load_model(
         raise ProbeError(f"model {name!r} does not load: {_first_line(error)}{hint}") from None
     tokenizer = _tokenizer(source, trust_remote_code)
     return LoadedModel(name, source, model.to(where).eval(), tokenizer, family, trained)
+
+
+def _construction(name: str, dtype: str, length: int | None) -> LoadedModel:
+    model, schemes = load_construction(name, dtype, length)
+    meta = model.toy.metadata
+    return LoadedModel(
+        name, name, model, None, family_of(model.config), meta.M,
+        schemes=schemes, layers_shown=(meta.layer + 1,), dims_shown=(meta.dim,), input=f"token:{meta.ordinary[0]}",
+    )  # fmt: skip
 
 
 def _tokenizer(source: str, trust_remote_code: bool) -> PreTrainedTokenizerBase | None:

@@ -22,6 +22,7 @@ from probe.attention.dense import attend_dense
 from probe.attention.merged import attend_pieces
 from probe.attention.rotary import Rotary
 from probe.errors import ProbeError, unknown
+from probe.models.construction import ProbedModel, ToyModel, weave_construction
 from probe.models.families import family_of
 from probe.schemes.pieces import Piece, compile_pieces
 from probe.schemes.scheme import Scheme
@@ -142,8 +143,8 @@ AttentionMaskInterface.register(NAME, flash_attention_mask)
 
 @contextmanager
 def apply_scheme(
-    model: PreTrainedModel, scheme: Scheme, *, backend: str = "pieces", exact_angles: bool = False
-) -> Iterator[PreTrainedModel]:
+    model: ProbedModel, scheme: Scheme, *, backend: str = "pieces", exact_angles: bool = False
+) -> Iterator[ProbedModel]:
     """Run `model` under `scheme` inside the context.
 
     Args:
@@ -158,6 +159,10 @@ def apply_scheme(
     if backend not in BACKENDS:
         raise unknown("backend", backend, BACKENDS)
     family = family_of(model.config)
+    if isinstance(model, ToyModel):
+        with weave_construction(model, scheme):
+            yield model
+        return
     attentions = [layer.get_submodule(family.attn) for layer in family.layer_list(model)]
     if any(hasattr(attention, _SLOT) for attention in attentions):
         raise ProbeError("a scheme is applied to this model already; leave its context first")

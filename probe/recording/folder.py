@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from probe.errors import ProbeError
@@ -130,7 +131,7 @@ class Run:
         """
         try:
             info = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError):
+        except (OSError, ValueError):  # unreadable, not JSON, or not even text
             raise ProbeError(f"{self.path}: expected a run folder with a readable run.json") from None
         if not isinstance(info, dict) or info.get("format") != FORMAT:
             raise ProbeError(
@@ -140,15 +141,29 @@ class Run:
 
     @cached_property
     def trace(self) -> dict[str, NDArray[np.float32]]:
-        """Recorded values by "scheme/site.layer"."""
-        loaded: dict[str, NDArray[np.float32]] = load_file(self.path / "trace.safetensors")
+        """Recorded values by "scheme/site.layer".
+
+        Raises:
+            ProbeError: the file is missing or damaged.
+        """
+        try:
+            loaded: dict[str, NDArray[np.float32]] = load_file(self.path / "trace.safetensors")
+        except (OSError, SafetensorError) as error:
+            raise ProbeError(f"{self.path}: trace.safetensors cannot be read ({error})") from None
         return loaded
 
     @cached_property
     def nll(self) -> dict[str, NDArray[np.float64]]:
-        """NLL per position by scheme; entry 0 is NaN."""
-        table = pq.read_table(self.path / "nll.parquet").to_pydict()
-        scheme, position, nll = (np.array(table[name]) for name in ("scheme", "position", "nll"))
+        """NLL per position by scheme; entry 0 is NaN.
+
+        Raises:
+            ProbeError: the file is missing or damaged.
+        """
+        try:
+            table = pq.read_table(self.path / "nll.parquet").to_pydict()
+            scheme, position, nll = (np.array(table[name]) for name in ("scheme", "position", "nll"))
+        except (OSError, pa.ArrowException, KeyError) as error:
+            raise ProbeError(f"{self.path}: nll.parquet cannot be read ({str(error).splitlines()[0]})") from None
         series = {}
         for name in dict.fromkeys(table["scheme"]):
             mine = scheme == name

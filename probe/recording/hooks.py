@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from probe.errors import ProbeError, unknown
+from probe.models.construction import ProbedModel
 from probe.models.families import SITES, Family, family_of
 
 Key = tuple[str, int]
@@ -45,7 +45,7 @@ class Recording:
 
 
 def check_sites(
-    model: PreTrainedModel, family: Family, sites: Iterable[str], layers: Iterable[int], dims: Iterable[int]
+    model: ProbedModel, family: Family, sites: Iterable[str], layers: Iterable[int], dims: Iterable[int]
 ) -> None:
     """Refuse what the model does not have.
 
@@ -66,9 +66,7 @@ def check_sites(
 
 
 @contextmanager
-def record(
-    model: PreTrainedModel, sites: Iterable[str], layers: Iterable[int], dims: Iterable[int]
-) -> Iterator[Recording]:
+def record(model: ProbedModel, sites: Iterable[str], layers: Iterable[int], dims: Iterable[int]) -> Iterator[Recording]:
     """Record inside the context; the hooks are gone when it ends, also on an exception.
 
     Args:

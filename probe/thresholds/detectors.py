@@ -99,19 +99,21 @@ def _scale(values: NDArray[np.floating]) -> float:
     return max(robust_sd(values), 1e-6 * float(np.abs(values).max()), 1e-12)
 
 
-def in_window(reference: Series, window: int, settings: Settings) -> Float[np.ndarray, " kept"]:
-    """The reference's positions from the burn-in to the window's end, on which a detector is calibrated.
+def can_calibrate(reference: Series, window: int, settings: Settings) -> bool:
+    """Whether the input is long enough to calibrate on.
 
     Raises:
-        ProbeError: fewer than two such positions.
+        ProbeError: it could never be: the burn-in leaves nothing of the window.
     """
-    values = reference[settings.burn_in_at(window) : window]
-    if len(values) < 2:
-        raise ProbeError(
-            f"burn-in: expected less than the window and the input's length, got {settings.burn_in_at(window)} "
-            f"for window {window} and {len(reference)} positions"
-        )
-    return values
+    burn_in = settings.burn_in_at(window)
+    if burn_in > window - 2:
+        raise ProbeError(f"burn-in: expected at most {window - 2} for window {window}, got {burn_in}")
+    return len(reference) >= burn_in + 2
+
+
+def in_window(reference: Series, window: int, settings: Settings) -> Float[np.ndarray, " kept"]:
+    """The reference's positions from the burn-in to the window's end, on which a detector is calibrated."""
+    return reference[settings.burn_in_at(window) : window]
 
 
 def paper_threshold(reference: Series, window: int, settings: Settings) -> Threshold | None:
@@ -149,17 +151,19 @@ def detect(name: str, reference: Series, series: Series, window: int, settings: 
         settings: burn-in, run length, margin.
 
     Returns:
-        The verdict; None where the input does not reach past M and the detector needs it to.
+        The verdict; None where the input is too short to calibrate on, or does not reach past M and the detector needs it to.
 
     Raises:
         ProbeError: an unknown detector, or a burn-in that leaves no window to calibrate on.
     """
+    if name not in DETECTORS:
+        raise unknown("detector", name, DETECTORS)
+    if not can_calibrate(reference, window, settings):
+        return None
     if name == "paper":
         threshold = paper_threshold(reference, window, settings)
         return threshold.judge(series) if threshold else None
-    if name == "range":
-        return min((side.judge(series) for side in range_thresholds(reference, window, settings)), key=_urgency)
-    raise unknown("detector", name, DETECTORS)
+    return min((side.judge(series) for side in range_thresholds(reference, window, settings)), key=_urgency)
 
 
 def _urgency(detection: Detection) -> tuple[float, float]:

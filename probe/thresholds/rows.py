@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe.errors import unknown
-from probe.thresholds.detectors import Detection, Settings, detect
+from probe.thresholds.detectors import Detection, Settings, can_calibrate, detect
 from probe.thresholds.measured import measured_failure
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ def _places(trace: Mapping[str, Any], dims: Sequence[int]) -> list[Place]:
 
 
 def _measured(nll: Mapping[str, NDArray[np.float64]], scheme: str, window: int, settings: Settings) -> int | None:
-    if len(nll[REFERENCE]) <= 2:
+    # Nothing to measure in a few tokens, nor in a model that has no vocabulary head.
+    if not can_calibrate(nll[REFERENCE], window, settings) or np.isnan(nll[REFERENCE][1:]).all():
         return None
     return measured_failure(nll[REFERENCE], nll[scheme], window, settings).position
 

@@ -44,7 +44,7 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def test_every_family_is_tested() -> None:
-    assert set(CONFIGS) == set(FAMILIES)
+    assert set(CONFIGS) == {name for name, row in FAMILIES.items() if row.head}
 
 
 @pytest.mark.parametrize("model_type", CONFIGS)

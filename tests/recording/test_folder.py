@@ -96,6 +96,16 @@ def test_foreign_and_newer_folders_are_told_apart(tmp_path: Path) -> None:
     assert list_runs(tmp_path / "nowhere") == []
 
 
+def test_damaged_files_are_told_in_one_line(tmp_path: Path) -> None:
+    for name in ("trace.safetensors", "nll.parquet"):
+        (tmp_path / name).write_bytes(b"not that")
+    (tmp_path / "run.json").write_bytes(b"\xff\xfe")
+    for what in ("info", "trace", "nll"):
+        with pytest.raises(ProbeError) as caught:
+            getattr(Run(tmp_path), what)
+        assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_killed_run_leaves_no_half_written_run_folder(how: signal.Signals, tiny_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "runs" / "victim"
