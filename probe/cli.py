@@ -87,7 +87,7 @@ def _add_run(commands: Any) -> None:
     _add_model_options(run)
     what = run.add_argument_group("what is recorded")
     what.add_argument("--layer", help="layers, 1 is the first: 1,2 or 1-4 or all (default: 1,2)")
-    what.add_argument("--dim", help="hidden dimensions, from 0: 1,6 or 0-19 or all (default: 1,6)")
+    what.add_argument("--dim", help="hidden dimensions, from 0: 1,6 or 0-19 or all (default: 0,1)")
     what.add_argument("--site", default="resid", help="resid (layer output), attn, mlp, or several (default: resid)")
     what.add_argument("--scheme", help="see 'probe schemes' (default: origin,dynamic-ntk,rerope)")
     what.add_argument("--length", type=int, help="tokens (default: four windows, or a file whole)")
@@ -239,6 +239,23 @@ def _check_detection(args: argparse.Namespace) -> None:
             raise ProbeError(f"--{name}: expected at least {least}, got {value}")
 
 
+TABLE_ROWS = 40
+"""Rows printed; a run over every dimension has thousands, which are all in its folder."""
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Per scheme: how many dimensions predict a failure, the earliest and the median prediction, the measured failure."""
+    lines = []
+    for scheme in dict.fromkeys(row["scheme"] for row in rows):
+        mine = [row for row in rows if row["scheme"] == scheme]
+        found = sorted(row["predicted"] for row in mine if row["predicted"] is not None)
+        lines.append({
+            "scheme": scheme, "failing dims": f"{len(found)} of {len(mine)}", "earliest": found[0] if found else None,
+            "median": found[len(found) // 2] if found else None, "measured": mine[0]["measured"],
+        })  # fmt: skip
+    return lines
+
+
 def _print_run(run: Any, as_json: bool) -> None:
     info = run.info
     if info["input"]["length"] <= info["window"]:
@@ -263,14 +280,15 @@ def _print_run(run: Any, as_json: bool) -> None:
         print(json.dumps({"run": str(run.path), "model": info["model"], "window": info["window"], "rows": rows}))
         return
     print(
-        f"model {info['model']}, window M = {info['window']}, {info['input']['length']} tokens of {info['input']['spec']}, detector {info['detector']}\n"
+        f"model {info['model']}, window M = {info['window']}, {info['input']['length']} tokens of {info['input']['spec']}, "
+        f"detector {info['detector']}\n"
     )
-    print(
-        format_table(
-            info["rows"],
-            ("scheme", "site", "layer", "dim", "threshold", "direction", "margin", "predicted", "measured"),
-        )
-    )
+    columns = ("scheme", "site", "layer", "dim", "threshold", "direction", "margin", "predicted", "measured")
+    print(format_table(info["rows"][:TABLE_ROWS], columns))
+    if len(info["rows"]) > TABLE_ROWS:
+        print(f"... and {len(info['rows']) - TABLE_ROWS} more in {run.path / 'thresholds.parquet'}")
+    print()
+    print(format_table(summary(info["rows"]), ("scheme", "failing dims", "earliest", "median", "measured")))
     print(
         "\npredicted: the hidden state lastingly crosses its threshold; measured: the likelihood leaves its in-window band"
     )

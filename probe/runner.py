@@ -38,7 +38,7 @@ class RunSettings:
     """What a run records and how it judges. Layers are 1-based, dims 0-based."""
 
     layers: tuple[int, ...] = (1, 2)
-    dims: tuple[int, ...] = (1, 6)
+    dims: tuple[int, ...] = (0, 1)
     sites: tuple[str, ...] = ("resid",)
     schemes: str = "origin,dynamic-ntk,rerope"
     input: str = "word:hello"

@@ -37,7 +37,7 @@ class LoadedModel:
     schemes: str = "origin,dynamic-ntk,rerope"
     """What a run shows unless it is told otherwise."""
     layers_shown: tuple[int, ...] = (1, 2)
-    dims_shown: tuple[int, ...] = (1, 6)
+    dims_shown: tuple[int, ...] = (0, 1)
     input: str = "word:hello"
 
     @property

@@ -7,8 +7,8 @@ from scipy.ndimage import median_filter
 
 from probe.thresholds.detectors import Detection, Series, Settings, Threshold, in_window, robust_sd
 
-NLL_FLOOR = 0.1
-"""Nats: a rise smaller than this is no failure, however quiet the window was."""
+NLL_FLOOR = 0.2
+"""Nats: a rise smaller than this (a perplexity up by 22%) is no failure, however quiet the window was."""
 
 
 def smooth_nll(nll: Series, run: int) -> Series:

@@ -120,8 +120,8 @@ def test_measured_failure_is_where_the_likelihood_steps_up(seed: int, at: int) -
 def test_a_rise_below_the_floor_is_no_failure_however_quiet_the_window() -> None:
     nll = np.full(LENGTH, 0.001)
     nll[0] = np.nan
-    assert measured_failure(nll, nll + step(300, 0.09), WINDOW, SETTINGS).position is None
-    assert measured_failure(nll, nll + step(300, 0.11), WINDOW, SETTINGS).position == 300
+    assert measured_failure(nll, nll + step(300, 0.19), WINDOW, SETTINGS).position is None
+    assert measured_failure(nll, nll + step(300, 0.21), WINDOW, SETTINGS).position == 300
 
 
 def test_smoothing_keeps_a_step_in_place() -> None:
