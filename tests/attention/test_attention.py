@@ -20,7 +20,11 @@ from probe.schemes import PRESETS, parse_scheme
 from probe.schemes.pieces import compile_pieces
 from probe.schemes.scheme import Scheme
 
-SPECS = [*PRESETS, "rerope(N=5)", "leaky-rerope(w=0)", "stair(N=0,E=1)", "stair(N=7,E=5)", "dynamic-ntk(a=2)"]
+SPECS = [
+    *PRESETS, "rerope(N=5)", "leaky-rerope(w=0)", "stair(N=0,E=1)", "stair(N=7,E=5)", "dynamic-ntk(a=2)",
+    "self-extend(W=7,G=3)", "dual-chunk(s=9,c=14)", "streaming-llm(x=2,y=11)", "streaming-llm+bottom(L=20,N=5,E=4)",
+    "lm-infinite(n_global=60,n_local=9)", "lm-infinite+bottom-leaky-rerope(L=70)", "star(B=20,L=5)", "star(B=13)+stair",
+]  # fmt: skip
 
 
 def qkv(length: int, queries: int, dim: int = 12, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
