@@ -192,6 +192,8 @@ class CacheIndex(Weave):
     The query's own key is one of the y. Up to the moment the cache is full the index is the position; from then on the
     query stays at x + y - 1, a sink at its own index, and a recent key t - i below the query. So
     W = min(t, x + y - 1) - i for a sink (i < x), and t - i for the rest (https://arxiv.org/abs/2309.17453, Sec. 3.2).
+    Whether the query's own key counts is not said: the authors' perplexity script drops a key after each token (so one key more
+    is seen, at position x + y), their chat script before. Only the latter keeps x + y = M inside the window.
     For a key that the cache has dropped the value is t - i and means nothing.
     """
 
