@@ -64,7 +64,7 @@ class Row:
 
     def spec(self, overrides: Mapping[str, float]) -> str:
         """The text form, with what was overridden."""
-        inner = ",".join(f"{key}={value:g}" for key, value in overrides.items())
+        inner = ",".join(f"{key}={value:.12g}" for key, value in overrides.items())
         return f"{self.name}({inner})" if inner else self.name
 
 

@@ -58,6 +58,11 @@ def test_a_part_brings_the_choices_of_its_preset() -> None:
     assert parse_scheme("yarn(s=4)+logn", 512).scale == Product(MScale(4), LogN())
 
 
+def test_a_spec_keeps_every_digit() -> None:
+    for spec in ("rerope(N=1234567)", "yarn(s=3.0000001)"):
+        assert parse_scheme(spec, 512).spec == spec
+
+
 def test_a_plus_inside_parentheses_is_a_number() -> None:
     assert parse_scheme("ntk(a=1e+1)", 512).frequencies == NTK(10)
 
