@@ -1,7 +1,7 @@
 """Weave functions: the relative position W that a (query, key) pair gets in place of its distance (paper Eq. 2).
 
-Each function is written with `+ - * // > <=` alone, so one definition serves Python ints, NumPy arrays and torch
-tensors, elementwise and with broadcasting. Positions are 0-based; `d = t - i >= 0`. Nothing here knows about masks: a
+Each function is written with arithmetic and comparisons (`+ - * // % > ==`) alone, so one definition serves Python ints,
+NumPy arrays and torch tensors, elementwise and with broadcasting. Positions are 0-based; `d = t - i >= 0`. Nothing here knows about masks: a
 value for i > t is meaningless.
 """
 
@@ -134,7 +134,9 @@ class Stair(Weave):
 class Grouped(Weave):
     """Self-Extend: d below W; else (t//G + W - W//G) - i//G (paper App. G; https://arxiv.org/abs/2401.01325).
 
-    Depends on t and i, not on d alone, and is therefore not subadditive as a function of d.
+    Both divisions are floors, as in the source's text and pseudocode; its released code divides truly in one path,
+    which would give keys of one group different positions. Depends on t and i, not on d alone, and is therefore not
+    subadditive as a function of d.
     """
 
     W: int
@@ -155,4 +157,89 @@ class Grouped(Weave):
         return (t - i) * (1 * near) + grouped * (1 - 1 * near)
 
 
-WEAVES: dict[str, type[Weave]] = {kind.name: kind for kind in (Linear, Clamp, Leaky, Stair, Grouped)}
+@dataclass(frozen=True)
+class DualChunk(Weave):
+    """Dual chunk attention: keys at i mod s; the query at a position that its chunk and the key's decide.
+
+    The query sits at t mod s for keys of its own chunk of s tokens, at min((t mod s) + s, c) for the chunk before, and at c
+    for all that is earlier (https://arxiv.org/abs/2402.17463). The source numbers the largest position c - 1 in its
+    equations and c in its code (ChunkLlama); here c is that position itself. Distances up to
+    min(s, c - s) are exact. Not monotone: W falls by s - 1 from one chunk's first key to the last of the chunk before.
+    """
+
+    s: int
+    c: int
+    name: ClassVar[str] = "dual-chunk"
+    by_distance: ClassVar[bool] = False
+    subadditive: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        _require_int(self, "s", 1)
+        _require_int(self, "c", self.s)  # a smaller c would put a query before its keys
+
+    def __call__(self, t: Positions, i: Positions) -> Positions:
+        """The query's position for this pair of chunks, less i mod s."""
+        within, chunks = t % self.s, t // self.s - i // self.s
+        after = within + self.s
+        after = after - (after - self.c) * (after > self.c)
+        return within * (chunks == 0) + after * (chunks == 1) + self.c * (chunks > 1) - i % self.s
+
+
+@dataclass(frozen=True)
+class CacheIndex(Weave):
+    """Streaming-LLM: positions are indices into a cache of x sinks and the y most recent keys.
+
+    The query's own key is one of the y. Up to the moment the cache is full the index is the position; from then on the
+    query stays at x + y - 1, a sink at its own index, and a recent key t - i below the query. So
+    W = min(t, x + y - 1) - i for a sink (i < x), and t - i for the rest (https://arxiv.org/abs/2309.17453, Sec. 3.2).
+    Whether the query's own key counts is not said: the authors' perplexity script drops a key after each token (so one key more
+    is seen, at position x + y), their chat script before. Only the latter keeps x + y = M inside the window.
+    For a key that the cache has dropped the value is t - i and means nothing.
+    """
+
+    x: int
+    y: int
+    name: ClassVar[str] = "cache-index"
+    by_distance: ClassVar[bool] = False
+    subadditive: ClassVar[bool] = False
+    exact_until: ClassVar[str | None] = "y"
+
+    def __post_init__(self) -> None:
+        _require_int(self, "x", 0)
+        _require_int(self, "y", 1)
+
+    def __call__(self, t: Positions, i: Positions) -> Positions:
+        """min(t, x + y - 1) - i for sinks, t - i for the rest."""
+        past = t - (self.x + self.y - 1)
+        return t - i - past * (past > 0) * (i < self.x)
+
+
+@dataclass(frozen=True)
+class Switched(Weave):
+    """One weave for the queries before position `start`, another from there on: bottom attention's positions."""
+
+    start: int
+    before: Weave
+    after: Weave
+    name: ClassVar[str] = "switched"
+    by_distance: ClassVar[bool] = False
+    subadditive: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        _require_int(self, "start", 0)
+
+    def __call__(self, t: Positions, i: Positions) -> Positions:
+        """before(t, i) where t < start, else after(t, i)."""
+        early = t < self.start
+        return self.before(t, i) * (1 * early) + self.after(t, i) * (1 - 1 * early)
+
+    def parameters(self) -> dict[str, float]:
+        """`start`, and the parameters of the two weaves as before.NAME and after.NAME."""
+        parts = {"before": self.before, "after": self.after}
+        nested = {f"{part}.{key}": value for part, weave in parts.items() for key, value in weave.parameters().items()}
+        return {"start": self.start} | nested
+
+
+WEAVES: dict[str, type[Weave]] = {
+    kind.name: kind for kind in (Linear, Clamp, Leaky, Stair, Grouped, DualChunk, CacheIndex, Switched)
+}

@@ -29,6 +29,9 @@ Positions are 0-based: the trained window M is positions 0 to M-1.
 """
 
 
+_SCHEME_HELP = "schemes, separated by commas: stair, stair(N=64,E=8), rerope+logn, stair+yarn; see 'probe schemes'"
+
+
 class _Parser(argparse.ArgumentParser):
     """Errors are one line, exit code 2."""
 
@@ -89,7 +92,7 @@ def _add_run(commands: Any) -> None:
     what.add_argument("--layer", help="layers, 1 is the first: 1,2 or 1-4 or all (default: 1,2)")
     what.add_argument("--dim", help="hidden dimensions, from 0: 1,6 or 0-19 or all (default: 0,1)")
     what.add_argument("--site", default="resid", help="resid (layer output), attn, mlp, or several (default: resid)")
-    what.add_argument("--scheme", help="see 'probe schemes' (default: origin,dynamic-ntk,rerope)")
+    what.add_argument("--scheme", help=f"{_SCHEME_HELP} (default: origin,dynamic-ntk,rerope)")
     what.add_argument("--length", type=int, help="tokens (default: four windows, or a file whole)")
     what.add_argument(
         "--input",
@@ -121,7 +124,7 @@ def _add_eval(commands: Any) -> None:
     evaluate = commands.add_parser("eval", help="pass-key accuracy or likelihood at chosen lengths, under any scheme")
     _add_model_options(evaluate)
     evaluate.add_argument("--task", default="passkey", help="passkey or nll (default: passkey)")
-    evaluate.add_argument("--scheme", default="origin", help="see 'probe schemes' (default: origin)")
+    evaluate.add_argument("--scheme", default="origin", help=f"{_SCHEME_HELP} (default: origin)")
     evaluate.add_argument("--lengths", default=None, help="tokens, e.g. 128,512 (default: M/4, M/2, M, 2M)")
     evaluate.add_argument("--samples", type=int, default=50, help="samples per length (default: 50)")
     evaluate.add_argument("--seed", type=int, default=1)
@@ -336,25 +339,29 @@ def _models(args: argparse.Namespace) -> None:
 
 
 def _schemes(args: argparse.Namespace) -> None:
-    from probe.schemes.parse import SCALES
-    from probe.schemes.presets import PRESETS
+    from probe.schemes.options import OPTIONS
+    from probe.schemes.presets import PRESETS, Row
 
     if args.window < 2:
         raise ProbeError(f"--window: expected at least 2, got {args.window}")
-    rows: list[dict[str, Any]] = [
-        {"name": row.name, "rule": row.summary, "parameters": row.defaults(args.window), "source": row.source}
-        for row in PRESETS.values()
-    ]
+
+    def described(row: Row) -> dict[str, Any]:
+        return {"name": row.name, "rule": row.summary, "parameters": row.defaults(args.window), "source": row.source}
+
+    schemes, options = ([described(row) for row in table.values()] for table in (PRESETS, OPTIONS))
     if args.json:
-        print(json.dumps({"window": args.window, "schemes": rows, "extras": list(SCALES)}))
+        extras = [row["name"] for row in options]
+        print(json.dumps({"window": args.window, "schemes": schemes, "extras": extras, "options": options}))
         return
-    shown = [
-        row | {"parameters": ", ".join(f"{key}={value:g}" for key, value in row["parameters"].items()) or None}
-        for row in rows
-    ]
-    print(format_table(shown, ("name", "parameters", "rule", "source")))
+    columns = ("name", "parameters", "rule", "source")
+    for rows in (schemes, options):
+        if rows is options:
+            print("\nafter a '+':")
+        given = [", ".join(f"{key}={value:g}" for key, value in row["parameters"].items()) or None for row in rows]
+        print(format_table([row | {"parameters": text} for row, text in zip(rows, given, strict=True)], columns))
     print(
-        f"\ndefaults for a window of {args.window}; override with name(N=64,E=8), add {', '.join('+' + name for name in SCALES)}"
+        f"\ndefaults for a window of {args.window}; override with name(N=64,E=8), add parts with name+logn, "
+        "or another scheme's choices with stair+yarn"
     )
 
 

@@ -76,6 +76,8 @@ BAD = [
     (("--length", "1"), "--length: expected at least 2, got 1"),
     (("--scheme", "magic"), "unknown scheme 'magic'; known: origin"),
     (("--scheme", "rerope(Q=1)"), "unknown parameter 'Q'; known: N"),
+    (("--scheme", "rerope+magic"), "unknown part 'magic' after '+'; known: logn, mscale, lambda, bottom"),
+    (("--scheme", "rerope+stair"), "both sides choose the weave"),
     (("--detector", "mean"), "unknown detector 'mean'; known: paper, range"),
     (("--backend", "fast"), "unknown backend 'fast'"),
     (("--dtype", "int8"), "unknown dtype 'int8'; known: auto, float32"),
@@ -193,6 +195,8 @@ def test_lists_as_json(cli: Cli) -> None:
     assert "rope" in {row["name"] for row in models["embedded"]} and "llama" in models["families"]
     stair = next(row for row in schemes["schemes"] if row["name"] == "stair")
     assert schemes["window"] == 4096 and stair["parameters"] == {"N": 512, "E": 50}
+    bottom = next(row for row in schemes["options"] if row["name"] == "bottom")
+    assert bottom["parameters"] == {"L": 512, "N": 512, "E": 50} and "logn" in schemes["extras"]
 
 
 def test_numbers() -> None:

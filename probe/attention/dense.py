@@ -18,11 +18,8 @@ MAX_LENGTH = 8192
 
 
 def visible_mask(visibility: Visibility, first: int, length: int) -> Bool[Tensor, "queries keys"]:
-    """Which keys each of the queries first..length-1 sees."""
-    t, i = torch.arange(first, length), torch.arange(length)
-    mask = torch.zeros(length - first, length, dtype=torch.bool)
-    for lo, hi in visibility.intervals(t):
-        mask |= (i >= lo[:, None]) & (i < hi[:, None])
+    """Which keys each of the queries first..length-1 sees, pair by pair from the definition."""
+    mask: Tensor = visibility.sees(torch.arange(first, length)[:, None], torch.arange(length)[None])
     return mask
 
 

@@ -54,7 +54,20 @@ class _Active:
     base: float
     backend: str
     angle_dtype: torch.dtype
-    _compiled: tuple[tuple[int, int], list[Piece]] | None = field(default=None, repr=False)
+    prompt: int | None = None
+    _prompt_keys: int | None = field(default=None, repr=False)
+    _compiled: tuple[tuple[int, int, int], list[Piece]] | None = field(default=None, repr=False)
+
+    def prompt_keys(self, keys: int, queries: int) -> int:
+        """How many keys are the prompt's, padding included: those of the last pass that began with an empty cache.
+
+        A cache that was filled elsewhere counts as prompt, and so does what comes with it in the first pass.
+        """
+        if self.prompt is not None:
+            return self.prompt
+        if keys == queries or self._prompt_keys is None:
+            self._prompt_keys = keys
+        return self._prompt_keys
 
     def rotary(self, length: int) -> Rotary:
         """The scheme's frequencies for `length` tokens."""
@@ -64,25 +77,25 @@ class _Active:
         scaled = self.inv_freq.double() * factors.to(self.inv_freq.device)
         return Rotary(scaled, self.amplitude, self.angle_dtype)
 
-    def pieces(self, first: int, length: int) -> list[Piece]:
+    def pieces(self, first: int, length: int, prompt: int) -> list[Piece]:
         """The compiled scheme; layers of one pass share it."""
-        if self._compiled is None or self._compiled[0] != (first, length):
-            compiled = compile_pieces(self.scheme.weave_at(length), self.scheme.visibility, first, length)
-            self._compiled = ((first, length), compiled)
+        if self._compiled is None or self._compiled[0] != (first, length, prompt):
+            weave, visibility = self.scheme.weave_at(length, prompt), self.scheme.visibility_at(length, prompt)
+            self._compiled = ((first, length, prompt), compile_pieces(weave, visibility, first, length))
         return self._compiled[1]
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float, prompt: int) -> Tensor:
         """[batch, heads, queries, dim] for unpadded rows; the queries are the last positions of the keys."""
         length = key.shape[2]
         first = length - query.shape[2]
-        scale = self.scheme.scale.factors(torch.arange(first, length), self.scheme.window)
+        scale = self.scheme.scale.factors(torch.arange(first, length), length, self.scheme.window)
         if scale is not None:
             query = query * scale.to(query.device, query.dtype)[:, None]
         rotary = self.rotary(length)
         if self.backend == "dense":
-            weave = self.scheme.weave_at(length)
-            return attend_dense(query, key, value, weave, self.scheme.visibility, rotary, scaling)
-        return attend_pieces(query, key, value, self.pieces(first, length), rotary, scaling)
+            weave, visibility = self.scheme.weave_at(length, prompt), self.scheme.visibility_at(length, prompt)
+            return attend_dense(query, key, value, weave, visibility, rotary, scaling)
+        return attend_pieces(query, key, value, self.pieces(first, length, prompt), rotary, scaling)
 
 
 def _left_padding(mask: Tensor | None, batch: int, keys: int) -> list[int]:
@@ -126,14 +139,16 @@ def _scheme_attention(
     if groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     pads = _left_padding(attention_mask, query.shape[0], keys)
+    prompt = active.prompt_keys(keys, queries)
     if not any(pads):
-        return active.attend(query, key, value, scaling).transpose(1, 2), None
+        return active.attend(query, key, value, scaling, prompt).transpose(1, 2), None
     out = torch.zeros_like(query)
     for pad in sorted(set(pads)):
         rows = [row for row, count in enumerate(pads) if count == pad]
         # Queries inside the padding come out as zero: nothing reads them.
         skip = max(0, pad - (keys - queries))
-        out[rows, :, skip:] = active.attend(query[rows, :, skip:], key[rows, :, pad:], value[rows, :, pad:], scaling)
+        real = query[rows, :, skip:], key[rows, :, pad:], value[rows, :, pad:]
+        out[rows, :, skip:] = active.attend(*real, scaling, max(0, prompt - pad))
     return out.transpose(1, 2), None
 
 
@@ -143,7 +158,12 @@ AttentionMaskInterface.register(NAME, flash_attention_mask)
 
 @contextmanager
 def apply_scheme(
-    model: ProbedModel, scheme: Scheme, *, backend: str = "pieces", exact_angles: bool = False
+    model: ProbedModel,
+    scheme: Scheme,
+    *,
+    backend: str = "pieces",
+    exact_angles: bool = False,
+    prompt: int | None = None,
 ) -> Iterator[ProbedModel]:
     """Run `model` under `scheme` inside the context.
 
@@ -152,6 +172,8 @@ def apply_scheme(
         scheme: made for the model's window.
         backend: "pieces" (fast) or "dense" (the reference).
         exact_angles: compute RoPE angles in float64; default float32, bitwise what transformers does.
+        prompt: tokens of the input that count as its prompt, for schemes that treat its end differently (padding
+            included); default: those of the last pass that began with an empty cache.
 
     Raises:
         ProbeError: an unsupported family, an unknown backend, or a scheme already applied to this model.
@@ -172,7 +194,7 @@ def apply_scheme(
     assert isinstance(inv_freq, Tensor)
     active = _Active(
         scheme, inv_freq, float(getattr(rotary, "attention_scaling", 1.0)), rope_base(model), backend,
-        torch.float64 if exact_angles else torch.float32,
+        torch.float64 if exact_angles else torch.float32, prompt,
     )  # fmt: skip
     before = model.config._attn_implementation
     try:

@@ -1,17 +1,26 @@
-"""The text form of a scheme: `name`, `name(N=64,E=8)`, `name+logn`; several are separated by commas."""
+"""The text form of a scheme.
+
+    name                 a preset with its defaults:               stair
+    name(key=number,..)  with some of its parameters:              stair(N=64,E=8)
+    ...+part             with an option added:                     rerope+logn, streaming-llm+bottom(L=64,N=32,E=8)
+    ...+preset           with another preset's choices added:      stair+yarn(s=4), star(B=256)+rerope
+
+Parts apply from left to right, as many as wanted. Options are logn and mscale (temperatures, which multiply), lambda (sinks and
+recent keys only) and bottom, bottom-plain or bottom-WEAVE (the prompt's last L tokens, and all that is generated, see every
+key). Frequencies, weave and visibility can each be chosen once: `rerope+stair` is an error. Several schemes are separated by
+commas. `probe schemes` lists every name, parameter and default.
+"""
 
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 from probe.errors import ProbeError
+from probe.schemes.options import add_part
 from probe.schemes.presets import make_scheme
-from probe.schemes.scheme import LogN, Scale, Scheme
+from probe.schemes.scheme import Scheme
 
-SCALES: dict[str, Scale] = {"logn": LogN()}
-"""What may follow a `+`."""
-
+_PLUS = re.compile(r"\+(?![^()]*\))")  # outside parentheses: 1e+3 is a number
 _CALL = re.compile(r"(?P<name>[a-z][a-z0-9-]*)\s*(\((?P<inner>[^()]*)\))?\s*")
 
 
@@ -40,15 +49,16 @@ def parse_scheme(spec: str, window: int) -> Scheme:
     Raises:
         ProbeError: the text does not parse, or names something unknown.
     """
-    first, *extras = (part.strip() for part in spec.split("+"))
-    match = _CALL.fullmatch(first)
-    if match is None:
-        raise ProbeError(f"scheme {spec!r}: expected name, name(N=64,E=8) or name+logn")
-    scheme = make_scheme(match["name"], window, **_overrides(spec, match["inner"]))
-    for extra in extras:
-        if extra not in SCALES:
-            raise ProbeError(f"scheme {spec!r}: unknown part {extra!r} after '+'; known: {', '.join(SCALES)}")
-        scheme = replace(scheme, scale=SCALES[extra], spec=f"{scheme.spec}+{extra}")
+    calls = []
+    for text in (part.strip() for part in _PLUS.split(spec)):
+        match = _CALL.fullmatch(text)
+        if match is None:
+            raise ProbeError(f"scheme {spec!r}: expected name, name(N=64,E=8) or name+logn")
+        calls.append((match["name"], _overrides(spec, match["inner"])))
+    (name, overrides), *extras = calls
+    scheme = make_scheme(name, window, **overrides)
+    for name, overrides in extras:
+        scheme = add_part(scheme, name, **overrides)
     return scheme
 
 

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from constructions.weave import Clamp, Grouped, Leaky, Linear, Stair, Weave
+from constructions.weave import CacheIndex, Clamp, DualChunk, Grouped, Leaky, Linear, Stair, Switched, Weave
 from probe.schemes.visibility import Interval, Visibility
 
 
@@ -85,10 +85,44 @@ def _stair(weave: Stair, t: Tensor, i: Tensor) -> list[Piece]:
     return pieces
 
 
+def _dual_chunk(weave: DualChunk, t: Tensor, i: Tensor) -> list[Piece]:
+    """The query's own chunk, the one before it, and the rest."""
+    within, own, k_pos = t % weave.s, t // weave.s * weave.s, i % weave.s
+    previous = (own - weave.s).clamp(min=0)
+    return [
+        _piece(t, within, k_pos, own, t + 1),
+        _piece(t, (within + weave.s).clamp(max=weave.c), k_pos, previous, own),
+        _piece(t, torch.full_like(t, weave.c), k_pos, torch.zeros_like(t), previous),
+    ]
+
+
+def _cache_index(weave: CacheIndex, t: Tensor, i: Tensor) -> list[Piece]:
+    """Sinks, seen from the end of the cache, and the rest."""
+    last = t.clamp(max=weave.x + weave.y - 1)
+    after_sinks = torch.full_like(t, weave.x)
+    return [
+        _piece(t, last, i, torch.zeros_like(t), torch.minimum(t + 1, after_sinks)),
+        _piece(t, t, i, after_sinks, t + 1),
+    ]
+
+
+def _switched(weave: Switched, t: Tensor, i: Tensor) -> list[Piece]:
+    """Each weave's pieces, for its own queries."""
+    early = t < weave.start
+    parts = ((weave.before, t[early]), (weave.after, t[~early]))
+    return [piece for part, mine in parts if len(mine) for piece in split(part, mine, i)]
+
+
 SPLITS: dict[type[Weave], Callable[..., list[Piece]]] = {
     Linear: _linear, Clamp: _clamp, Leaky: _leaky, Stair: _stair, Grouped: _grouped,
+    DualChunk: _dual_chunk, CacheIndex: _cache_index, Switched: _switched,
 }  # fmt: skip
 """How each weave falls into pieces, over all keys up to the query's own."""
+
+
+def split(weave: Weave, t: Int[Tensor, " queries"], i: Int[Tensor, " keys"]) -> list[Piece]:
+    """The pieces of a weave for queries t (ascending) over all keys up to the query's own."""
+    return SPLITS[type(weave)](weave, t, i)
 
 
 def _clip(piece: Piece, interval: Interval, first: int) -> Piece:
@@ -110,11 +144,11 @@ def compile_pieces(weave: Weave, visibility: Visibility, first: int, length: int
 
     Args:
         weave: the weave function, already resolved for this length.
-        visibility: which keys a query sees.
+        visibility: which keys a query sees, resolved likewise.
         first: position of the first query; those before it are in the cache already.
         length: tokens T, cached ones included.
     """
     t, i = torch.arange(first, length), torch.arange(length)
-    split = SPLITS[type(weave)](weave, t, i)
-    clipped = [_clip(piece, interval, first) for piece in split for interval in visibility.intervals(t)]
+    intervals = visibility.intervals(t)
+    clipped = [_clip(piece, interval, first) for piece in split(weave, t, i) for interval in intervals]
     return [piece for piece in map(_without_empty, clipped) if len(piece.queries)]

@@ -1,6 +1,7 @@
 """The table of named schemes. A new scheme is a new row.
 
-Defaults that the paper gives for windows of 2048 and more (N = 512, ...) are scaled in proportion below that.
+Defaults that a source gives for windows of 2048 and more (N = 512, ...) are scaled in proportion below that. A default of 0 for
+a stretch `s`, and for star's `B` and `L`, means that it follows the input.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from constructions.weave import Clamp, Stair, WeaveError
+from constructions.weave import CacheIndex, Clamp, DualChunk, Grouped, Stair, WeaveError
 from probe.errors import ProbeError
-from probe.schemes.frequencies import DynamicNTK
-from probe.schemes.scheme import Scheme, leaky_to_length
+from probe.schemes.frequencies import NTK, DynamicNTK, Interpolation, Unrotated, YaRN
+from probe.schemes.scheme import Extent, MScale, Scheme, VisibilityAt, leaky_to_length
+from probe.schemes.visibility import Blocks, Bottom, Lambda, Visibility
 
 
 @dataclass(frozen=True)
@@ -25,18 +27,58 @@ class Parameter:
 
 
 @dataclass(frozen=True)
-class Preset:
-    """One row: `parts(parameters)` gives the fields of `Scheme` that differ from the model as trained."""
+class Row:
+    """What every table of schemes says of a name."""
 
     name: str
     summary: str
     source: str
-    parts: Callable[[dict], dict[str, object]] = lambda p: {}
-    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+
+    @property
+    def takes(self) -> Mapping[str, Parameter]:
+        """The parameters by name."""
+        raise NotImplementedError
 
     def defaults(self, window: int) -> dict[str, float]:
         """Parameter values for a window M."""
-        return {name: parameter.default(window) for name, parameter in self.parameters.items()}
+        return {name: parameter.default(window) for name, parameter in self.takes.items()}
+
+    def values(self, window: int, overrides: Mapping[str, float]) -> dict[str, float]:
+        """Parameter values for a window M, after overrides.
+
+        Raises:
+            ProbeError: an unknown parameter, or a value of the wrong kind.
+        """
+        return self.defaults(window) | {key: self._checked(key, value) for key, value in overrides.items()}
+
+    def _checked(self, name: str, value: float) -> float:
+        """The value, as an int where the parameter is one."""
+        if name not in self.takes:
+            known = ", ".join(self.takes) or "it takes none"
+            raise ProbeError(f"scheme {self.name}: unknown parameter {name!r}; known: {known}")
+        integer = self.takes[name].integer
+        if not math.isfinite(value) or (integer and value != int(value)):
+            kind = "an integer" if integer else "a finite number"
+            raise ProbeError(f"scheme {self.name}: parameter {name}: expected {kind}, got {value}")
+        return int(value) if integer else value
+
+    def spec(self, overrides: Mapping[str, float]) -> str:
+        """The text form, with what was overridden."""
+        inner = ",".join(f"{key}={value:.12g}" for key, value in overrides.items())
+        return f"{self.name}({inner})" if inner else self.name
+
+
+@dataclass(frozen=True)
+class Preset(Row):
+    """A scheme: `parts(parameters)` gives the fields of `Scheme` that differ from the model as trained."""
+
+    parts: Callable[[dict], dict[str, object]] = lambda p: {}
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+
+    @property
+    def takes(self) -> Mapping[str, Parameter]:
+        """The parameters by name."""
+        return self.parameters
 
 
 def published(value: int) -> Callable[[int], int]:
@@ -44,7 +86,33 @@ def published(value: int) -> Callable[[int], int]:
     return lambda window: value if window >= 2048 else max(1, value * window // 2048)
 
 
+def _constant(value: float) -> Callable[[int], float]:
+    return lambda window: value
+
+
+def star(B: int, L: int) -> VisibilityAt:
+    """Star Attention's blocks: each sees itself and the first (the anchor); the prompt's end and what follows see everything.
+
+    Args:
+        B: tokens in a block, the anchor included; 0 for a quarter of the prompt, as in the source's experiments.
+        L: tokens at the prompt's end (the source's query) that see everything; 0 for the last block.
+
+    Raises:
+        ProbeError: B or L is negative.
+    """
+    if min(B, L) < 0:
+        raise ProbeError(f"star: expected B and L >= 0, got {min(B, L)}")
+
+    def at(extent: Extent) -> Visibility:
+        size = B or max(1, math.ceil(extent.prompt / 4))
+        start = extent.prompt - L if L else (extent.prompt - 1) // size * size
+        return Bottom(Blocks(size, size), max(0, start))
+
+    return at
+
+
 _EXACT = Parameter(published(512), "distances up to this are exact")
+_STRETCH = Parameter(_constant(0), "how many windows long; 0 follows the input: max(1, T/M)", integer=False)
 
 PRESETS: dict[str, Preset] = {
     row.name: row
@@ -55,7 +123,32 @@ PRESETS: dict[str, Preset] = {
             "W(d) = d; RoPE base grows with T/M",
             "https://www.reddit.com/r/LocalLLaMA/comments/14mrgpr/",
             lambda p: {"frequencies": DynamicNTK(**p)},
-            {"a": Parameter(lambda window: 1.0, "base * (a*T/M - (a-1))^(D/(D-2))", integer=False)},
+            {"a": Parameter(_constant(1), "base * (a*T/M - (a-1))^(D/(D-2))", integer=False)},
+        ),
+        Preset(
+            "pi",
+            "W(d) = d; every frequency divided by s",
+            "Position Interpolation (https://arxiv.org/abs/2306.15595)",
+            lambda p: {"frequencies": Interpolation(**p)},
+            {"s": _STRETCH},
+        ),
+        Preset(
+            "ntk",
+            "W(d) = d; RoPE base times a^(D/(D-2))",
+            "https://www.reddit.com/r/LocalLLaMA/comments/14lz7j5/",
+            lambda p: {"frequencies": NTK(**p)},
+            {"a": Parameter(_constant(8), "how far the lowest frequency is stretched", integer=False)},
+        ),
+        Preset(
+            "yarn",
+            "W(d) = d; slow frequencies divided by s, fast ones kept; logits times (0.1 ln s + 1)^2",
+            "YaRN, Sec. 3 (https://arxiv.org/abs/2309.00071)",
+            lambda p: {"frequencies": YaRN(**p), "scale": MScale(p["s"])},
+            {
+                "s": _STRETCH,
+                "beta_fast": Parameter(_constant(32), "turns in the window from which a frequency is kept", integer=False),
+                "beta_slow": Parameter(_constant(1), "turns in the window below which it is divided", integer=False),
+            },
         ),
         Preset(
             "rerope",
@@ -78,24 +171,90 @@ PRESETS: dict[str, Preset] = {
             lambda p: {"weave": Stair(**p)},
             {"N": _EXACT, "E": Parameter(published(50), "keys that share a step")},
         ),
+        Preset(
+            "self-extend",
+            "W = d below W, else (t//G + W - W//G) - i//G",
+            "Self-Extend (https://arxiv.org/abs/2401.01325)",
+            lambda p: {"weave": Grouped(**p)},
+            {
+                "W": Parameter(published(1024), "distances below this are exact"),
+                "G": Parameter(_constant(4), "positions in a group; the reach is (M - W)*G + W"),
+            },
+        ),
+        Preset(
+            "dual-chunk",
+            "keys at i mod s; query at t mod s, min(t mod s + s, c) or c, by chunks between",
+            "Dual Chunk Attention (https://arxiv.org/abs/2402.17463)",
+            lambda p: {"weave": DualChunk(**p)},
+            {
+                "s": Parameter(lambda window: max(1, window * 3 // 4 - window // 16), "tokens in a chunk"),
+                "c": Parameter(lambda window: max(1, window * 3 // 4), "largest position"),
+            },
+        ),
+        Preset(
+            "streaming-llm",
+            "sees x sinks and the y most recent keys; positions are indices in that cache",
+            "StreamingLLM, Sec. 3.2 (https://arxiv.org/abs/2309.17453)",
+            lambda p: {"weave": CacheIndex(**p), "visibility": Lambda(**p)},
+            {
+                "x": Parameter(_constant(4), "sinks: first keys that stay"),
+                "y": Parameter(lambda window: max(1, window - 4), "recent keys, the query's own included"),
+            },
+        ),
+        Preset(
+            "lm-infinite",
+            "sees n_global sinks and n_local recent keys; W(d) = min(d, n_local)",
+            "LM-Infinite (https://arxiv.org/abs/2308.16137)",
+            lambda p: {"weave": Clamp(p["n_local"]), "visibility": Lambda(p["n_global"], p["n_local"])},
+            {
+                "n_global": Parameter(published(100), "sinks: first keys that stay"),
+                "n_local": Parameter(lambda window: window, "recent keys, and the largest distance"),
+            },
+        ),
+        Preset(
+            "star",
+            "W(d) = d; blocks of B see themselves and the first; the last L tokens see everything",
+            "Star Attention (https://arxiv.org/abs/2411.17116)",
+            lambda p: {"visibility": star(**p)},
+            {
+                "B": Parameter(_constant(0), "tokens in a block; 0 for a quarter of the prompt"),
+                "L": Parameter(_constant(0), "tokens at the prompt's end that see everything; 0 for its last block"),
+            },
+        ),
+        Preset(
+            "nope",
+            "no rotation: scores do not depend on positions (a control)",
+            "RoPE taken away; no source",
+            lambda p: {"frequencies": Unrotated()},
+        ),
     )
-}
+}  # fmt: skip
 
 
-def _checked(preset: Preset, name: str, value: float) -> float:
-    """The value, as an int where the parameter is one."""
-    if name not in preset.parameters:
-        known = ", ".join(preset.parameters) or "it takes none"
-        raise ProbeError(f"scheme {preset.name}: unknown parameter {name!r}; known: {known}")
-    if not math.isfinite(value) or (preset.parameters[name].integer and value != int(value)):
-        kind = "an integer" if preset.parameters[name].integer else "a finite number"
-        raise ProbeError(f"scheme {preset.name}: parameter {name}: expected {kind}, got {value}")
-    return int(value) if preset.parameters[name].integer else value
+def checked(name: str, scheme: Scheme) -> Scheme:
+    """The scheme, once its parts are known to resolve at its window.
+
+    Raises:
+        ProbeError: they do not.
+    """
+    try:
+        scheme.weave_at(scheme.window)
+        scheme.visibility_at(scheme.window)
+    except WeaveError as error:
+        raise ProbeError(f"scheme {name}: {error}") from None
+    return scheme
 
 
-def _spec(name: str, overrides: Mapping[str, float]) -> str:
-    inner = ",".join(f"{key}={value:g}" for key, value in overrides.items())
-    return f"{name}({inner})" if inner else name
+def preset_parts(preset: Preset, values: dict[str, float]) -> dict[str, object]:
+    """The fields of `Scheme` that a preset sets.
+
+    Raises:
+        ProbeError: a value outside its domain.
+    """
+    try:
+        return preset.parts(values)
+    except WeaveError as error:
+        raise ProbeError(f"scheme {preset.name}: {error}") from None
 
 
 def make_scheme(name: str, window: int, **overrides: float) -> Scheme:
@@ -107,12 +266,7 @@ def make_scheme(name: str, window: int, **overrides: float) -> Scheme:
     if name not in PRESETS:
         raise ProbeError(f"unknown scheme {name!r}; known: {', '.join(PRESETS)}")
     preset = PRESETS[name]
-    checked = {key: _checked(preset, key, value) for key, value in overrides.items()}
-    values = preset.defaults(window) | checked
-    try:
-        parts = preset.parts(values)
-        scheme = Scheme(_spec(name, checked), window, parameters=values, **parts)  # type: ignore[arg-type]
-        scheme.weave_at(window)
-    except WeaveError as error:
-        raise ProbeError(f"scheme {name}: {error}") from None
-    return scheme
+    values = preset.values(window, overrides)
+    parts = preset_parts(preset, values)
+    scheme = Scheme(preset.spec(overrides), window, parameters=values, **parts)  # type: ignore[arg-type]
+    return checked(name, scheme)

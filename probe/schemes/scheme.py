@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from constructions.weave import Leaky, Linear, Weave
-from probe.schemes.frequencies import Frequencies
+from probe.schemes.frequencies import Frequencies, check_stretch, stretch
 from probe.schemes.visibility import Visibility
 
 
@@ -22,8 +22,8 @@ class Scale:
 
     name: ClassVar[str] = "none"
 
-    def factors(self, t: Int[Tensor, " queries"], window: int) -> Float[Tensor, " queries"] | None:
-        """Factor of each query, float64, or None for 1 everywhere."""
+    def factors(self, t: Int[Tensor, " queries"], length: int, window: int) -> Float[Tensor, " queries"] | None:
+        """Factor of each query t in an input of `length` tokens, float64, or None for 1 everywhere."""
         return None
 
 
@@ -33,20 +33,73 @@ class LogN(Scale):
 
     name: ClassVar[str] = "logn"
 
-    def factors(self, t: Int[Tensor, " queries"], window: int) -> Float[Tensor, " queries"] | None:
+    def factors(self, t: Int[Tensor, " queries"], length: int, window: int) -> Float[Tensor, " queries"] | None:
         """As `Scale.factors`; 1 inside the window."""
         return (torch.log(t.double() + 1) / math.log(window)).clamp(min=1.0)
 
 
-WeaveAt = Callable[[int, int], Weave]
-"""A weave whose parameters depend on (length T, window M)."""
+@dataclass(frozen=True)
+class MScale(Scale):
+    """YaRN's temperature: logits times (0.1 ln s + 1)^2 (https://arxiv.org/abs/2309.00071, Sec. 3.4).
+
+    `s` is fixed, or follows max(1, T/M) where it is 0. The paper tempers the whole logit; transformers scales cos and sin,
+    which is the same, except that a partial rotary leaves its unrotated dimensions untempered. We follow the paper.
+    """
+
+    s: float = 0.0
+    name: ClassVar[str] = "mscale"
+
+    def __post_init__(self) -> None:
+        check_stretch(self.name, self.s)
+
+    def factors(self, t: Int[Tensor, " queries"], length: int, window: int) -> Float[Tensor, " queries"] | None:
+        """As `Scale.factors`; the same for every query."""
+        mscale = 0.1 * math.log(stretch(self.s, length, window)) + 1
+        return None if mscale == 1 else torch.full(t.shape, mscale**2, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Product(Scale):
+    """Two scales, multiplied."""
+
+    first: Scale
+    second: Scale
+    name: ClassVar[str] = "product"
+
+    def factors(self, t: Int[Tensor, " queries"], length: int, window: int) -> Float[Tensor, " queries"] | None:
+        """As `Scale.factors`."""
+        first, second = (part.factors(t, length, window) for part in (self.first, self.second))
+        if first is None or second is None:
+            return second if first is None else first
+        return first * second
+
+
+@dataclass(frozen=True)
+class Extent:
+    """What parts of a scheme may depend on, besides positions.
+
+    Attributes:
+        length: tokens T so far, generated ones included.
+        prompt: how many of them are the prompt, whose end some schemes treat differently; decoding leaves it alone.
+        window: trained window M.
+    """
+
+    length: int
+    prompt: int
+    window: int
+
+
+WeaveAt = Callable[[Extent], Weave]
+"""A weave whose parameters depend on the input."""
+VisibilityAt = Callable[[Extent], Visibility]
+"""A visibility that depends on the input."""
 
 
 def leaky_to_length(w: int) -> WeaveAt:
     """Leaky ReRoPE with 1/k = (M - w)/(T - w), so that the farthest key sits at M (paper Sec. 2)."""
 
-    def at(length: int, window: int) -> Weave:
-        return Leaky(w, max(1.0, (length - w) / max(1, window - w)))
+    def at(extent: Extent) -> Weave:
+        return Leaky(w, max(1.0, (extent.length - w) / max(1, extent.window - w)))
 
     return at
 
@@ -62,10 +115,18 @@ class Scheme:
     window: int
     frequencies: Frequencies = Frequencies()
     weave: Weave | WeaveAt = Linear()
-    visibility: Visibility = Visibility()
+    visibility: Visibility | VisibilityAt = Visibility()
     scale: Scale = Scale()
     parameters: dict[str, float] = field(default_factory=dict)
 
-    def weave_at(self, length: int) -> Weave:
-        """The weave for an input of `length` tokens."""
-        return self.weave if isinstance(self.weave, Weave) else self.weave(length, self.window)
+    def weave_at(self, length: int, prompt: int | None = None) -> Weave:
+        """The weave for an input of `length` tokens, of which the first `prompt` (default: all) are the prompt."""
+        if isinstance(self.weave, Weave):
+            return self.weave
+        return self.weave(Extent(length, length if prompt is None else prompt, self.window))
+
+    def visibility_at(self, length: int, prompt: int | None = None) -> Visibility:
+        """The visibility for an input, as `weave_at`."""
+        if isinstance(self.visibility, Visibility):
+            return self.visibility
+        return self.visibility(Extent(length, length if prompt is None else prompt, self.window))

@@ -1,13 +1,20 @@
-"""The third choice of a scheme: which keys a query sees, as intervals of key positions."""
+"""The third choice of a scheme: which keys a query sees.
+
+Every kind says it twice: `sees`, the definition, which the dense reference uses, and `intervals`, the key ranges that
+pieces are cut to. They share nothing, so that one can be tested against the other.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
+
+from constructions.weave import Positions
+from probe.errors import ProbeError
 
 Interval = tuple[Int[Tensor, " queries"], Int[Tensor, " queries"]]
 """Half-open key range [lo, hi) of every query; empty where hi <= lo."""
@@ -19,6 +26,83 @@ class Visibility:
 
     name: ClassVar[str] = "causal"
 
+    def sees(self, t: Positions, i: Positions) -> Any:
+        """Whether query t sees key i: a bool, or an array of them, elementwise and with broadcasting."""
+        return i <= t
+
     def intervals(self, t: Int[Tensor, " queries"]) -> list[Interval]:
-        """Disjoint key intervals whose union is what each query sees; bounds do not decrease with t."""
+        """Disjoint key intervals whose union is what each query sees.
+
+        Among the queries for which an interval is not empty, its bounds do not decrease with t.
+        """
         return [(torch.zeros_like(t), t + 1)]
+
+
+def _at_least(kind: str, name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ProbeError(f"{kind}: {name}: expected an integer >= {least}, got {value}")
+
+
+@dataclass(frozen=True)
+class Lambda(Visibility):
+    """Sinks and recent keys: query t sees i < x, and t - i < y (its own key is one of the y)."""
+
+    x: int
+    y: int
+    name: ClassVar[str] = "lambda"
+
+    def __post_init__(self) -> None:
+        _at_least("lambda visibility", "sinks", self.x, 0)
+        _at_least("lambda visibility", "recent keys", self.y, 1)
+
+    def sees(self, t: Positions, i: Positions) -> Any:
+        """As `Visibility.sees`."""
+        return (i <= t) & ((i < self.x) | (t - i < self.y))
+
+    def intervals(self, t: Int[Tensor, " queries"]) -> list[Interval]:
+        """As `Visibility.intervals`: the sinks that are not recent, then what is recent."""
+        recent = (t - self.y + 1).clamp(min=0)
+        return [(torch.zeros_like(t), recent.clamp(max=self.x)), (recent, t + 1)]
+
+
+@dataclass(frozen=True)
+class Blocks(Visibility):
+    """An anchor of `anchor` tokens, then blocks of `block`: a query sees the anchor and its own block, causally."""
+
+    anchor: int
+    block: int
+    name: ClassVar[str] = "blocks"
+
+    def __post_init__(self) -> None:
+        _at_least("block visibility", "anchor", self.anchor, 1)
+        _at_least("block visibility", "block", self.block, 1)
+
+    def sees(self, t: Positions, i: Positions) -> Any:
+        """As `Visibility.sees`."""
+        same = (t - self.anchor) // self.block == (i - self.anchor) // self.block
+        return (i <= t) & ((i < self.anchor) | same)
+
+    def intervals(self, t: Int[Tensor, " queries"]) -> list[Interval]:
+        """As `Visibility.intervals`: the anchor, then the query's own block."""
+        own = self.anchor + (t - self.anchor).clamp(min=0) // self.block * self.block
+        own = torch.where(t < self.anchor, 0, own)
+        return [(torch.zeros_like(t), own.clamp(max=self.anchor)), (own, t + 1)]
+
+
+@dataclass(frozen=True)
+class Bottom(Visibility):
+    """Bottom attention: queries from position `start` on see every key, those before it what `base` shows them."""
+
+    base: Visibility
+    start: int
+    name: ClassVar[str] = "bottom"
+
+    def sees(self, t: Positions, i: Positions) -> Any:
+        """As `Visibility.sees`."""
+        return (i <= t) & ((t >= self.start) | self.base.sees(t, i))
+
+    def intervals(self, t: Int[Tensor, " queries"]) -> list[Interval]:
+        """As `Visibility.intervals`: the base's, emptied from `start` on, and one with every key."""
+        late = t >= self.start
+        early = [(lo, torch.where(late, lo, hi)) for lo, hi in self.base.intervals(t)]
+        return [*early, (torch.zeros_like(t), torch.where(late, t + 1, 0))]

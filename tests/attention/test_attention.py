@@ -20,7 +20,11 @@ from probe.schemes import PRESETS, parse_scheme
 from probe.schemes.pieces import compile_pieces
 from probe.schemes.scheme import Scheme
 
-SPECS = [*PRESETS, "rerope(N=5)", "leaky-rerope(w=0)", "stair(N=0,E=1)", "stair(N=7,E=5)", "dynamic-ntk(a=2)"]
+SPECS = [
+    *PRESETS, "rerope(N=5)", "leaky-rerope(w=0)", "stair(N=0,E=1)", "stair(N=7,E=5)", "dynamic-ntk(a=2)",
+    "self-extend(W=7,G=3)", "dual-chunk(s=9,c=14)", "streaming-llm(x=2,y=11)", "streaming-llm+bottom(L=20,N=5,E=4)",
+    "lm-infinite(n_global=60,n_local=9)", "lm-infinite+bottom-leaky-rerope(L=70)", "star(B=20,L=5)", "star(B=13)+stair",
+]  # fmt: skip
 
 
 def qkv(length: int, queries: int, dim: int = 12, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -34,7 +38,7 @@ def rotary(dim: int = 12, dtype: torch.dtype = torch.float64) -> Rotary:
 
 
 def pieces_of(scheme: Scheme, first: int, length: int):
-    return compile_pieces(scheme.weave_at(length), scheme.visibility, first, length)
+    return compile_pieces(scheme.weave_at(length), scheme.visibility_at(length), first, length)
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -43,7 +47,7 @@ def pieces_of(scheme: Scheme, first: int, length: int):
 def test_pieces_equal_dense(spec: str, length: int, queries: int, dtype: torch.dtype, tolerance: float) -> None:
     scheme = parse_scheme(spec, 48)
     q, k, v = qkv(length, queries)
-    expected = attend_dense(q, k, v, scheme.weave_at(length), scheme.visibility, rotary(), 0.3)
+    expected = attend_dense(q, k, v, scheme.weave_at(length), scheme.visibility_at(length), rotary(), 0.3)
     got = attend_pieces(
         q.to(dtype), k.to(dtype), v.to(dtype), pieces_of(scheme, length - queries, length), rotary(), 0.3
     )
@@ -73,7 +77,7 @@ def test_dense_scores_are_rotations_by_complex_numbers(spec: str) -> None:
         turn = torch.exp(1j * weave[:, None] * theta)
         scores = (qc[:, :, t, None] * turn * kc[:, :, : t + 1].conj()).real.sum(-1) * 0.3
         out[:, :, t] = (scores.softmax(-1)[..., None] * v[:, :, : t + 1]).sum(-2)
-    got = attend_dense(q, k, v, scheme.weave_at(length), scheme.visibility, rotary(), 0.3)
+    got = attend_dense(q, k, v, scheme.weave_at(length), scheme.visibility_at(length), rotary(), 0.3)
     assert (got - out).abs().max() < 1e-12
 
 
@@ -112,7 +116,7 @@ def test_dense_refuses_what_would_not_fit() -> None:
 def test_half_precision_stays_near_float64() -> None:
     scheme = parse_scheme("rerope(N=20)", 48)
     q, k, v = qkv(200, 200)
-    expected = attend_dense(q, k, v, scheme.weave_at(200), scheme.visibility, rotary(), 0.3)
+    expected = attend_dense(q, k, v, scheme.weave_at(200), scheme.visibility_at(200), rotary(), 0.3)
     half = torch.bfloat16
     got = attend_pieces(q.to(half), k.to(half), v.to(half), pieces_of(scheme, 0, 200), rotary(), 0.3)
     assert (got.double() - expected).abs().max() < 0.08

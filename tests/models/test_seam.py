@@ -12,13 +12,15 @@ from torch import nn
 from probe.errors import ProbeError
 from probe.models.families import FAMILIES
 from probe.models.seam import apply_scheme
-from probe.schemes import make_scheme, parse_scheme
+from probe.schemes import PRESETS, make_scheme, parse_scheme
 
 CONFIGS = {
     "llama": "LlamaConfig", "mistral": "MistralConfig", "qwen2": "Qwen2Config", "qwen3": "Qwen3Config", "phi3": "Phi3Config",
     "olmo": "OlmoConfig", "olmo2": "Olmo2Config", "phi": "PhiConfig", "gpt_neox": "GPTNeoXConfig",
 }  # fmt: skip
-SPECS = ["rerope(N=20)", "dynamic-ntk", "stair(N=20,E=7)", "leaky-rerope(w=10)+logn"]
+SPECS = [
+    "rerope(N=20)", "dynamic-ntk", "stair(N=20,E=7)", "leaky-rerope(w=10)+logn", "dual-chunk", "streaming-llm+bottom(L=9)",
+]  # fmt: skip
 
 
 def tiny(model_type: str) -> transformers.PreTrainedModel:
@@ -137,18 +139,71 @@ def test_masks_with_holes_are_refused(tiny_llama: Callable[..., nn.Module]) -> N
         model(tokens, attention_mask=mask)
 
 
-@pytest.mark.parametrize("spec", ["origin", "rerope(N=20)", "stair(N=20,E=7)", "dynamic-ntk"])
+COMBINED = (
+    "streaming-llm+bottom(L=30)",
+    "lm-infinite+bottom-leaky-rerope(L=30)",
+    "star(B=20,L=15)",
+    "stair+yarn(s=4)+logn",
+)
+FOLLOW_THE_LENGTH = {"dynamic-ntk", "pi", "yarn", "leaky-rerope", "lm-infinite+bottom-leaky-rerope(L=30)"}
+
+
+def generated(model: nn.Module, scheme, prompt: torch.Tensor, **options: object) -> torch.Tensor:
+    with apply_scheme(model, scheme, **options):
+        return model.generate(prompt, max_new_tokens=8, do_sample=False, eos_token_id=None, pad_token_id=0)
+
+
+@pytest.mark.parametrize("spec", [*PRESETS, *COMBINED])
 @torch.no_grad()
 def test_generate_gives_the_tokens_of_recomputing_everything(spec: str, tiny_llama: Callable[..., nn.Module]) -> None:
-    model, scheme = tiny_llama().double(), parse_scheme(spec, 64)
-    prompt = ids(1, 100)
-    with apply_scheme(model, scheme):
-        out = model.generate(prompt, max_new_tokens=12, do_sample=False, eos_token_id=None, pad_token_id=0)
+    """Where parts follow the length, the cache keeps what earlier layers computed at the lengths of their time, and no
+    recomputation can: there the tokens are those of `dense` on the same cache, and one layer, whose raw keys depend on
+    no position, equals recomputing.
+    """
+    scheme, prompt = parse_scheme(spec, 64), ids(1, 100)
+    if spec in FOLLOW_THE_LENGTH:
+        deep = tiny_llama().double()
+        assert torch.equal(generated(deep, scheme, prompt), generated(deep, scheme, prompt, backend="dense"))
+    model = tiny_llama(num_hidden_layers=1 if spec in FOLLOW_THE_LENGTH else 3).double()
+    out = generated(model, scheme, prompt)
+    assert torch.equal(out, generated(model, scheme, prompt, backend="dense"))
     grown = prompt
-    with apply_scheme(model, scheme, backend="dense"):
-        for _ in range(12):
+    with apply_scheme(model, scheme, backend="dense", prompt=100):
+        for _ in range(8):
             grown = torch.cat([grown, model(grown).logits[:, -1:].argmax(-1)], dim=1)
+        whole = model(grown).logits
     assert torch.equal(out, grown)
+    with apply_scheme(model, scheme):
+        cache = model(prompt, use_cache=True).past_key_values
+        steps = [model(grown[:, n : n + 1], past_key_values=cache).logits for n in range(100, 108)]
+    assert relative(steps[-1], whole[:, -1:]) < 1e-5  # angles are float32 here
+    if spec not in FOLLOW_THE_LENGTH:
+        assert relative(torch.cat(steps, dim=1), whole[:, 100:]) < 1e-5
+
+
+@pytest.mark.parametrize("spec", ["star(B=20,L=15)", "streaming-llm+bottom(L=30)"])
+@torch.no_grad()
+def test_the_prompts_end_is_each_rows_own_under_left_padding(spec: str, tiny_llama: Callable[..., nn.Module]) -> None:
+    model, scheme, prompt = tiny_llama().double(), parse_scheme(spec, 64), ids(2, 100)
+    mask = torch.ones_like(prompt)
+    mask[1, :33] = 0
+    with apply_scheme(model, scheme):
+        settings = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+        together = model.generate(prompt, attention_mask=mask, **settings)[:, 100:]
+        assert torch.equal(together[:1], model.generate(prompt[:1], **settings)[:, 100:])
+        assert torch.equal(together[1:], model.generate(prompt[1:, 33:], **settings)[:, 67:])
+
+
+@torch.no_grad()
+def test_a_cache_that_was_filled_elsewhere_counts_as_prompt(tiny_llama: Callable[..., nn.Module]) -> None:
+    model, scheme, tokens = tiny_llama().double(), parse_scheme("star(B=20,L=15)", 64), ids(1, 102)
+    with apply_scheme(model, scheme):
+        cache = model(tokens[:, :100], use_cache=True).past_key_values
+    with apply_scheme(model, scheme):
+        first = model(tokens[:, 100:101], past_key_values=cache).logits
+        model(tokens[:, 101:], past_key_values=cache)
+    with apply_scheme(model, scheme, prompt=100):
+        assert relative(first[:, -1], model(tokens[:, :101]).logits[:, -1]) < 1e-5
 
 
 def test_an_exception_inside_leaves_no_trace(tiny_llama: Callable[..., nn.Module]) -> None:

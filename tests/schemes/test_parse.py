@@ -7,7 +7,8 @@ import pytest
 from constructions.weave import Clamp, Stair
 from probe.errors import ProbeError
 from probe.schemes import PRESETS, make_scheme, parse_scheme, parse_schemes
-from probe.schemes.scheme import LogN
+from probe.schemes.frequencies import NTK, YaRN
+from probe.schemes.scheme import LogN, MScale, Product
 
 
 def test_parameters_override_the_defaults_of_the_window() -> None:
@@ -28,6 +29,42 @@ def test_a_spec_makes_the_same_scheme_again(name: str) -> None:
     scheme = make_scheme(name, 512, **PRESETS[name].defaults(512))
     assert parse_scheme(scheme.spec, 512).weave_at(2000) == scheme.weave_at(2000)
     assert parse_scheme(scheme.spec, 512).frequencies == scheme.frequencies
+    assert parse_scheme(scheme.spec, 512).visibility_at(2000) == scheme.visibility_at(2000)
+    assert parse_scheme(scheme.spec, 512).scale == scheme.scale
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "stair(N=64,E=8)+yarn(s=4)",
+        "lm-infinite(n_local=90)+bottom-rerope(L=9)+logn",
+        "star(B=6)+stair+mscale(s=2)",
+        "nope+lambda(x=1,y=7)",
+    ],
+)
+def test_parts_recombine_and_their_text_makes_the_same_scheme_again(spec: str) -> None:
+    scheme = parse_scheme(spec, 512)
+    assert scheme.spec == spec
+    again = parse_scheme(scheme.spec, 512)
+    assert again.weave_at(2000) == scheme.weave_at(2000)
+    assert again.visibility_at(2000) == scheme.visibility_at(2000)
+    assert (again.frequencies, again.scale, again.parameters) == (scheme.frequencies, scheme.scale, scheme.parameters)
+
+
+def test_a_part_brings_the_choices_of_its_preset() -> None:
+    both = parse_scheme("stair(N=64,E=8)+yarn(s=4)", 512)
+    assert both.weave == Stair(64, 8) and both.frequencies == YaRN(4) and both.scale == MScale(4)
+    assert both.parameters["yarn.s"] == 4
+    assert parse_scheme("yarn(s=4)+logn", 512).scale == Product(MScale(4), LogN())
+
+
+def test_a_spec_keeps_every_digit() -> None:
+    for spec in ("rerope(N=1234567)", "yarn(s=3.0000001)"):
+        assert parse_scheme(spec, 512).spec == spec
+
+
+def test_a_plus_inside_parentheses_is_a_number() -> None:
+    assert parse_scheme("ntk(a=1e+1)", 512).frequencies == NTK(10)
 
 
 @pytest.mark.parametrize(
@@ -44,6 +81,16 @@ def test_a_spec_makes_the_same_scheme_again(name: str) -> None:
         ("rerope+stairs", "unknown part 'stairs' after '+'; known: logn"),
         ("rerope,rerope", "rerope is named twice"),
         (" , ", "expected at least one scheme"),
+        ("rerope+", "expected name, name(N=64,E=8) or name+logn"),
+        ("rerope+logn(N=3)", "scheme logn: unknown parameter 'N'; known: it takes none"),
+        ("rerope+stair", "scheme rerope+stair: both sides choose the weave"),
+        ("yarn+pi", "scheme yarn+pi: both sides choose the frequencies"),
+        ("star+lambda", "scheme star+lambda: both sides choose the visibility"),
+        ("dual-chunk(s=9,c=8)", "dual-chunk: c: expected an integer >= 9, got 8"),
+        ("streaming-llm(y=0)", "expected an integer >= 1, got 0"),
+        ("lm-infinite(n_global=-1)", "expected an integer >= 0, got -1"),
+        ("lm-infinite+bottom(L=0)", "bottom attention: L: expected an integer >= 1, got 0"),
+        ("star(B=-2)", "star: expected B and L >= 0, got -2"),
     ],
 )
 def test_bad_text_is_answered_with_what_was_expected(text: str, says: str) -> None:
