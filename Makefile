@@ -15,7 +15,7 @@ run: $(DONE)
 	$(BIN)/probe run --detector range --out runs/headline --force
 
 test: $(DONE)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --durations 8
 
 lint: $(DONE)
 	$(BIN)/ruff check .

@@ -21,9 +21,9 @@ INPUTS = {"a repeated word": "word", "a repeated token": "token", "held-out text
 
 
 def trained_models(options: Options) -> list[str]:
-    """Models that the form offers: the embedded ones that are trained, and those named at launch."""
+    """Models that the form offers: those named at launch, then the embedded ones that are trained."""
     embedded = [row.name for row in MODELS.values() if (row.folder / "config.json").exists()]
-    return list(dict.fromkeys([*embedded, *options.models]))
+    return list(dict.fromkeys([*options.models, *embedded]))
 
 
 def sidebar(options: Options) -> Run | None:

@@ -15,7 +15,15 @@ from jaxtyping import install_import_hook
 
 # Shapes in signatures are checked at every call while testing.
 install_import_hook(
-    ["probe.attention", "probe.schemes", "probe.thresholds", "probe.tasks", "probe.recording"], "typecheck.checked"
+    [
+        "probe.attention",
+        "probe.schemes",
+        "probe.thresholds",
+        "probe.tasks",
+        "probe.recording",
+        "constructions.transformer",
+    ],
+    "typecheck.checked",
 )
 
 torch.set_num_threads(1)

@@ -111,20 +111,26 @@ def _step(model: nn.Module, opts: list[torch.optim.Optimizer], batch: Batch, rat
     return float(loss.detach())
 
 
-def _save_checkpoint(path: Path, step: int, model: nn.Module, opts: list[torch.optim.Optimizer]) -> None:
+def _save_checkpoint(
+    path: Path, step: int, seconds: float, model: nn.Module, opts: list[torch.optim.Optimizer]
+) -> None:
     part = path.with_suffix(".part")
-    torch.save({"step": step, "model": model.state_dict(), "opts": [opt.state_dict() for opt in opts]}, part)
+    torch.save(
+        {"step": step, "seconds": seconds, "model": model.state_dict(), "opts": [opt.state_dict() for opt in opts]},
+        part,
+    )
     part.replace(path)
 
 
-def _load_checkpoint(path: Path, model: nn.Module, opts: list[torch.optim.Optimizer], device: str) -> int:
+def _load_checkpoint(path: Path, model: nn.Module, opts: list[torch.optim.Optimizer], device: str) -> tuple[int, float]:
+    """Restore a checkpoint if there is one: the steps done, and the seconds they took."""
     if not path.exists():
-        return 0
+        return 0, 0.0
     state = torch.load(path, map_location=device, weights_only=True)
     model.load_state_dict(state["model"])
     for opt, saved in zip(opts, state["opts"], strict=True):
         opt.load_state_dict(saved)
-    return int(state["step"])
+    return int(state["step"]), float(state["seconds"])
 
 
 def train(row: EmbeddedModel, recipe: Recipe, work: Path, device: str) -> PreTrainedModel:
@@ -139,9 +145,9 @@ def train(row: EmbeddedModel, recipe: Recipe, work: Path, device: str) -> PreTra
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config).to(device).train()
     opts = optimizers(model, recipe)
     checkpoint = work / f"{row.name}.pt"
-    start = _load_checkpoint(checkpoint, model, opts, device)
+    start, spent = _load_checkpoint(checkpoint, model, opts, device)
     mixture = Mixture(tokenizer, corpus, row.window, recipe.steps, recipe.seed, recipe.tokens_per_batch)
-    began, smooth = time.monotonic(), math.nan
+    began, smooth = time.monotonic() - spent, math.nan
     bar = tqdm(
         range(start, recipe.steps), initial=start, total=recipe.steps, desc=row.name, file=sys.stderr, mininterval=5
     )
@@ -154,7 +160,7 @@ def train(row: EmbeddedModel, recipe: Recipe, work: Path, device: str) -> PreTra
         smooth = loss if math.isnan(smooth) else 0.98 * smooth + 0.02 * loss
         bar.set_postfix(loss=f"{smooth:.3f}", length=batch.ids.shape[1], refresh=False)
         if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps:
-            _save_checkpoint(checkpoint, step + 1, model, opts)
+            _save_checkpoint(checkpoint, step + 1, time.monotonic() - began, model, opts)
     _save_folder(row, recipe, model, tokenizer, corpus, seconds=time.monotonic() - began, resumed_at=start)
     return model
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoTokenizer
@@ -20,12 +21,11 @@ RECIPE = train.Recipe(steps=6, tokens_per_batch=256, warmup=2, checkpoint_every=
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A work folder with a small corpus; trained models go to a folder of the test's own."""
+    tokenizer = AutoTokenizer.from_pretrained(MODELS["rope"].folder)
     monkeypatch.setattr(embedded, "FOLDER", tmp_path / "weights")
     corpus = tmp_path / "corpus"
     corpus.mkdir()
-    AutoTokenizer.from_pretrained(MODELS["rope"].folder).save_pretrained(corpus / "tokenizer")
-    import numpy as np
-
+    tokenizer.save_pretrained(corpus / "tokenizer")
     np.save(corpus / "corpus.npy", np.random.default_rng(0).integers(2, 1024, 20_000).astype(np.int16))
     yield tmp_path
 
