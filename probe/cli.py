@@ -295,7 +295,8 @@ def _print_run(run: Any, as_json: bool) -> None:
     print(
         "\npredicted: the hidden state lastingly crosses its threshold; measured: the likelihood leaves its in-window band"
     )
-    print(f"figure:  {run.path / 'figure.html'}\nrun:     {run.path}")
+    figure = run.path / "figure.html"
+    print(f"figure:  {figure if figure.exists() else 'none: plotly is not installed'}\nrun:     {run.path}")
 
 
 def _eval(args: argparse.Namespace) -> None:

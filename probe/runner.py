@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probe.errors import ProbeError, unknown
-from probe.figures.thresholds import threshold_figure
 from probe.models.load import LoadedModel
 from probe.models.seam import apply_scheme
 from probe.recording.folder import FORMAT, Run, environment, new_run_folder, write_json, write_table, write_trace
@@ -177,8 +176,19 @@ def run_probe(
         }
         info = _info(loaded, settings, schemes, shown, ids, passes) | {"rows": tables[settings.detector]}
         _write(part, info, passes, tables)
-        threshold_figure(Run(part)).write_html(part / "figure.html", include_plotlyjs=True, full_html=True)
+        _draw(part)
     return Run(out.expanduser().absolute())
+
+
+def _draw(part: Path) -> None:
+    """Write `figure.html`, self-contained; a machine without plotly records all the same, and draws nothing."""
+    try:
+        from probe.figures.thresholds import threshold_figure
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] != "plotly":
+            raise
+        return
+    threshold_figure(Run(part)).write_html(part / "figure.html", include_plotlyjs=True, full_html=True)
 
 
 def _joined(passes: dict[str, Pass]) -> dict[str, NDArray[np.float32]]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from huggingface_hub.utils import logging as hub_logging
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -93,7 +94,8 @@ def _source(name: str) -> str:
         if not (Path(name) / "config.json").exists():
             raise ProbeError(f"model folder {name}: expected a config.json in it, found none")
         return name
-    if name.startswith((".", "/", "~")) or name.count("/") > 1 or not name:
+    # Hub ids of the supported families are all owner/name: anything else is a slip, answered without asking the hub.
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise ProbeError(f"unknown model {name!r}: no such folder; embedded models: {', '.join(MODELS)}")
     return name
 
@@ -140,6 +142,7 @@ def load_model(
     source = _source(name)
     where = pick_device(device)
     hf_logging.set_verbosity_error()
+    hub_logging.set_verbosity_error()  # its retries are not the user's news; the error at the end is
     hf_logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)

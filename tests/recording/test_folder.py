@@ -114,7 +114,12 @@ def test_a_killed_run_leaves_no_half_written_run_folder(how: signal.Signals, tin
         "--scheme", "origin,rerope,stair,leaky-rerope", "--layer", "1", "--dim", "0", "--out", str(out),
     ]  # fmt: skip
     process = subprocess.Popen(
-        command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        command,
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        # A job that a shell started in the background ignores SIGINT, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
     while not (out.parent.is_dir() and any(out.parent.iterdir())) and time.monotonic() < deadline:
