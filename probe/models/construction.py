@@ -26,6 +26,8 @@ from probe.schemes.scheme import Scale, Scheme
 from probe.schemes.visibility import Visibility
 
 PREFIX = "construction:"
+LONGEST = 16384
+"""Positions: the toy's attention is written out plainly, and its time grows with their square."""
 MODEL_TYPE = "construction"
 _CALL = re.compile(r"construction:(?P<theorem>[0-9.]+)\s*(\((?P<inner>[^()]*)\))?")
 _WEAVES = {"3.3": "rerope(N={N})", "4.1": "stair(N={N},E={E})"}
@@ -106,6 +108,8 @@ def load_construction(name: str, dtype: str, length: int | None) -> tuple[ToyMod
         )
     try:
         parameters.setdefault("length", 4 * int(parameters.get("M", Parameters().M)) if length is None else length)
+        if not int(parameters["length"]) <= LONGEST:
+            raise ConstructionError(f"length: expected at most {LONGEST} positions, got {parameters['length']}")
         toy = load_toy(match["theorem"], "float64" if dtype == "auto" else dtype, **parameters)
     except (ConstructionError, TypeError, ValueError) as error:
         raise ProbeError(f"model {name!r}: {str(error).splitlines()[0]}") from None

@@ -63,7 +63,7 @@ def environment() -> dict[str, Any]:
 
 def _target(path: Path, force: bool) -> None:
     """Refuse a target that would lose something."""
-    if path.is_file():
+    if path.exists() and not path.is_dir():
         raise ProbeError(f"--out {path}: expected a folder, found a file")
     if not path.is_dir() or not any(path.iterdir()):
         return

@@ -76,6 +76,7 @@ def test_a_weave_put_in_by_the_scheme_is_the_construction_built_with_it() -> Non
         ("construction:3.3(Q=1)", "parameters: expected M, H, N, E"),
         ("construction:3.3(M=x)", "construction:3.3(M=x)"),
         ("construction:3.3(recovery=exact)", "recovery is 'mlp'"),
+        ("construction:3.1(length=600000)", "length: expected at most 16384 positions, got 600000"),
         ("construction:", "expected construction:THEOREM"),
         ("construction:3.2(M=5000)", "construction:3.2(M=5000)"),
     ],

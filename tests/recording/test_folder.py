@@ -77,6 +77,8 @@ def test_places_that_would_lose_something_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ProbeError, match="found a file"), new_run_folder(tmp_path / "file"):
         pass
+    with pytest.raises(ProbeError, match="found a file"), new_run_folder(Path("/dev/null")):
+        pass
     with pytest.raises(ProbeError, match="not empty and holds no run"), new_run_folder(tmp_path / "folder", force=True):
         pass
     with pytest.raises(ProbeError, match="cannot write there"), new_run_folder(tmp_path / "file" / "run"):
