@@ -41,8 +41,6 @@ class Weave:
     name: ClassVar[str]
     by_distance: ClassVar[bool] = True
     subadditive: ClassVar[bool] = True
-    exact_until: ClassVar[str | None] = None
-    """The parameter up to which W(d) = d, for display."""
 
     def __call__(self, t: Positions, i: Positions) -> Positions:
         """The relative position of key i for query t."""
@@ -78,7 +76,6 @@ class Clamp(Weave):
 
     N: int
     name: ClassVar[str] = "clamp"
-    exact_until: ClassVar[str | None] = "N"
 
     def __post_init__(self) -> None:
         _require_int(self, "N", 1)
@@ -95,7 +92,6 @@ class Leaky(Weave):
     w: int
     k: float
     name: ClassVar[str] = "leaky"
-    exact_until: ClassVar[str | None] = "w"
 
     def __post_init__(self) -> None:
         _require_int(self, "w", 0)
@@ -117,7 +113,6 @@ class Stair(Weave):
     N: int
     E: int
     name: ClassVar[str] = "stair"
-    exact_until: ClassVar[str | None] = "N"
 
     def __post_init__(self) -> None:
         _require_int(self, "N", 0)
@@ -144,7 +139,6 @@ class Grouped(Weave):
     name: ClassVar[str] = "grouped"
     by_distance: ClassVar[bool] = False
     subadditive: ClassVar[bool] = False
-    exact_until: ClassVar[str | None] = "W"
 
     def __post_init__(self) -> None:
         _require_int(self, "W", 1)
@@ -202,7 +196,6 @@ class CacheIndex(Weave):
     name: ClassVar[str] = "cache-index"
     by_distance: ClassVar[bool] = False
     subadditive: ClassVar[bool] = False
-    exact_until: ClassVar[str | None] = "y"
 
     def __post_init__(self) -> None:
         _require_int(self, "x", 0)

@@ -12,10 +12,7 @@ THRESHOLD_COLOUR = "#B00020"
 
 
 def scheme_colour(spec: str) -> str:
-    """Hex colour of a scheme, by its preset's name; the same in every figure."""
+    """Hex colour of a scheme, by its spec; the same in every figure, and not the preset's own where parameters differ."""
     if spec in _FIXED:
         return _FIXED[spec]
-    name = spec.split("(")[0].split("+")[0]
-    if name in _FIXED and name == spec:
-        return _FIXED[name]
     return _REST[zlib.crc32(spec.encode()) % len(_REST)]

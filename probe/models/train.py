@@ -22,7 +22,7 @@ import transformers
 from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from probe.models.corpus import documents
 from probe.models.embedded import MODELS, EmbeddedModel
@@ -62,8 +62,6 @@ def encode_corpus(tokenizer: PreTrainedTokenizerBase) -> Tensor:
 
 def prepare_corpus(cache: Path) -> tuple[PreTrainedTokenizerBase, Tensor]:
     """Tokenizer and encoded corpus, made once and kept beside the checkpoints."""
-    from transformers import AutoTokenizer
-
     ids_file = cache / "corpus.npy"
     if not ids_file.exists():
         cache.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ a stretch `s`, and for star's `B` and `L`, means that it follows the input.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -27,7 +28,7 @@ class Parameter:
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(ABC):
     """What every table of schemes says of a name."""
 
     name: str
@@ -35,9 +36,9 @@ class Row:
     source: str
 
     @property
+    @abstractmethod
     def takes(self) -> Mapping[str, Parameter]:
         """The parameters by name."""
-        raise NotImplementedError
 
     def defaults(self, window: int) -> dict[str, float]:
         """Parameter values for a window M."""
