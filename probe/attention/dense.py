@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from constructions.weave import Weave
-from probe.attention.rotary import Rotary
+from probe.attention.encoding import Encoding
 from probe.errors import ProbeError
 from probe.schemes.visibility import Visibility
 
@@ -23,33 +23,13 @@ def visible_mask(visibility: Visibility, first: int, length: int) -> Bool[Tensor
     return mask
 
 
-def relative_scores(
-    query: Float[Tensor, "batch heads queries dim"],
-    key: Float[Tensor, "batch heads keys dim"],
-    relative: Float[Tensor, "queries keys"],
-    rotary: Rotary,
-) -> Float[Tensor, "batch heads queries keys"]:
-    """q^T R(relative * theta) k, one frequency at a time: a pair (a, b) turned by an angle x scores
-    (qa ka + qb kb) cos x + (qa kb - qb ka) sin x.
-    """
-    half = rotary.inv_freq.shape[0]
-    scores = query[..., 2 * half :] @ key[..., 2 * half :].transpose(-1, -2)
-    for j, frequency in enumerate(rotary.inv_freq.to(query.device)):
-        angle = relative.to(rotary.angle_dtype) * frequency.to(rotary.angle_dtype)
-        qa, qb = query[..., j, None], query[..., half + j, None]
-        ka, kb = key[..., None, :, j], key[..., None, :, half + j]
-        turned = (qa * ka + qb * kb) * angle.cos().to(query.dtype) + (qa * kb - qb * ka) * angle.sin().to(query.dtype)
-        scores = scores + turned * rotary.amplitude**2
-    return scores
-
-
 def attend_dense(
     query: Float[Tensor, "batch heads queries dim"],
     key: Float[Tensor, "batch heads keys dim"],
     value: Float[Tensor, "batch heads keys dim"],
     weave: Weave,
     visibility: Visibility,
-    rotary: Rotary,
+    encoding: Encoding,
     scaling: float,
 ) -> Float[Tensor, "batch heads queries dim"]:
     """Attention of a scheme over raw queries and keys, as one dense matrix.
@@ -62,7 +42,7 @@ def attend_dense(
         raise ProbeError(f"backend dense: expected at most {MAX_LENGTH} tokens, got {length}; use the backend 'pieces'")
     first = length - query.shape[2]
     t, i = torch.arange(first, length).double()[:, None], torch.arange(length).double()[None]
-    relative = weave(t, i).to(query.device)
-    scores = relative_scores(query, key, relative, rotary) * scaling
+    relative = weave(t, i)
+    scores = encoding.scores(query, key, relative, scaling)
     mask = visible_mask(visibility, first, length).to(query.device)
     return scores.masked_fill(~mask, float("-inf")).softmax(-1) @ value

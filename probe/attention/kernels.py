@@ -12,19 +12,31 @@ Partial = tuple[Float[Tensor, "batch heads queries dim"], Float[Tensor, "batch h
 _NEGATIVE_INFINITY = float("-inf")
 
 
-def _cpu_flash(query: Tensor, key: Tensor, value: Tensor, scaling: float, seen: Tensor | None) -> Partial:
-    bias = None
-    if seen is not None:
-        bias = torch.zeros(seen.shape, dtype=query.dtype).masked_fill_(~seen, _NEGATIVE_INFINITY)
+def _additive(seen: Tensor | None, bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Mask and bias as one tensor to add to the scores: [1, heads or 1, queries or 1, keys]."""
+    if seen is None:
+        return None if bias is None else bias[None, :, None].to(dtype)
+    if bias is None:
+        return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, _NEGATIVE_INFINITY)
+    return bias[None, :, None].to(dtype).masked_fill(~seen, _NEGATIVE_INFINITY)
+
+
+def _cpu_flash(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, seen: Tensor | None, bias: Tensor | None
+) -> Partial:
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query, key, value, 0.0, False, attn_mask=bias, scale=scaling
+        query, key, value, 0.0, False, attn_mask=_additive(seen, bias, query.dtype), scale=scaling
     )
     return out, lse
 
 
-def _plain(query: Tensor, key: Tensor, value: Tensor, scaling: float, seen: Tensor | None) -> Partial:
+def _plain(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, seen: Tensor | None, bias: Tensor | None
+) -> Partial:
     scores = (query @ key.transpose(-1, -2)).float() if query.dtype != torch.float64 else query @ key.transpose(-1, -2)
     scores = scores * scaling
+    if bias is not None:
+        scores = scores + bias[None, :, None]
     if seen is not None:
         scores = scores.masked_fill(~seen, _NEGATIVE_INFINITY)
     lse = scores.logsumexp(-1)
@@ -37,13 +49,14 @@ def attend(
     value: Float[Tensor, "batch heads keys dim"],
     scaling: float,
     seen: Bool[Tensor, "queries keys"] | None = None,
+    bias: Float[Tensor, "heads keys"] | None = None,
 ) -> Partial:
     """Softmax attention with its log-sum-exp (base e); every query must see a key.
 
-    On CPU this is torch's flash kernel; elsewhere a matrix product with a float32 softmax.
+    `seen` hides keys, `bias` is added to the scaled scores of a key for every query. On CPU this is torch's flash kernel; elsewhere a matrix product with a float32 softmax.
     """
     kernel = _cpu_flash if query.device.type == "cpu" else _plain
-    return kernel(query, key, value, scaling, seen)
+    return kernel(query, key, value, scaling, seen, bias)
 
 
 def merge(a: Partial, b: Partial) -> Partial:

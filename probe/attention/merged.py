@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from probe.attention.encoding import Encoding
 from probe.attention.kernels import Partial, attend, merge
-from probe.attention.rotary import Rotary
 from probe.schemes.pieces import Piece
 
 QUERY_BLOCK = 256
@@ -39,26 +39,36 @@ def _edge(lo: bytes, hi: bytes, width: int) -> tuple[Bool[Tensor, "q k"], Bool[T
     return seen, empty
 
 
-def _ragged(query: Tensor, key: Tensor, value: Tensor, scaling: float, lo: Tensor, hi: Tensor) -> Partial:
+def _shifted(part: Partial, offset: Tensor | None) -> Partial:
+    """A part whose scores all had something more per query."""
+    return part if offset is None else (part[0], part[1] + offset)
+
+
+def _ragged(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, lo: Tensor, hi: Tensor, bias: Tensor | None
+) -> Partial:
     """Attention over a span whose edges differ by query: who sees nothing of it gets log-sum-exp -inf."""
     seen, empty = _edge(lo.numpy().tobytes(), hi.numpy().tobytes(), key.shape[2])
-    out, lse = attend(query, key, value, scaling, seen.to(query.device))
+    out, lse = attend(query, key, value, scaling, seen.to(query.device), bias)
     if not bool(empty.any()):
         return out, lse
     empty = empty.to(lse.device)
     return out.masked_fill(empty[:, None], 0.0), lse.masked_fill(empty, float("-inf"))
 
 
-def _block(query: Tensor, key: Tensor, value: Tensor, scaling: float, lo: Tensor, hi: Tensor) -> Partial:
+def _block(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, lo: Tensor, hi: Tensor, bias: Tensor | None
+) -> Partial:
     """One block of queries over its key spans."""
     result: Partial | None = None
     for start, stop, ragged in _spans(lo, hi):
         k, v = key[:, :, start:stop], value[:, :, start:stop]
+        b = None if bias is None else bias[:, start:stop]
         if ragged:
-            inside = ((bound - start).clamp(0, stop - start) for bound in (lo, hi))
-            part = _ragged(query, k, v, scaling, *inside)
+            low, high = ((bound - start).clamp(0, stop - start) for bound in (lo, hi))
+            part = _ragged(query, k, v, scaling, low, high, b)
         else:
-            part = attend(query, k, v, scaling)
+            part = attend(query, k, v, scaling, None, b)
         result = part if result is None else merge(result, part)
     assert result is not None  # a piece holds no query that sees nothing
     return result
@@ -78,7 +88,7 @@ def attend_pieces(
     key: Float[Tensor, "batch heads keys dim"],
     value: Float[Tensor, "batch heads keys dim"],
     pieces: list[Piece],
-    rotary: Rotary,
+    encoding: Encoding,
     scaling: float,
     block: int = QUERY_BLOCK,
 ) -> Float[Tensor, "batch heads queries dim"]:
@@ -89,7 +99,7 @@ def attend_pieces(
         key: raw keys, as many heads as the queries.
         value: values.
         pieces: the scheme compiled for exactly these queries and keys.
-        rotary: frequencies of the scheme.
+        encoding: how positions enter, at the scheme's frequencies.
         scaling: factor on the scores.
         block: queries per kernel call.
     """
@@ -99,11 +109,14 @@ def attend_pieces(
     for number, piece in enumerate(pieces):
         rows = _rows(piece, first)
         stop = int(piece.hi[-1])
-        turned_k = rotary.rotate(key[:, :, :stop], piece.k_pos[:stop])
-        turned_q = rotary.rotate(query[:, :, rows], piece.q_pos)
+        turned_k = encoding.turned(key[:, :, :stop], piece.k_pos[:stop])
+        turned_q = encoding.turned(query[:, :, rows], piece.q_pos)
         for at in range(0, len(piece.queries), block):
             mine = slice(at, at + block)
-            part = _block(turned_q[:, :, mine], turned_k, value, scaling, piece.lo[mine], piece.hi[mine])
+            reference = float(piece.q_pos[mine][-1])
+            bias = encoding.bias(piece.k_pos[:stop], reference, query)
+            part = _block(turned_q[:, :, mine], turned_k, value, scaling, piece.lo[mine], piece.hi[mine], bias)
+            part = _shifted(part, encoding.offset(piece.q_pos[mine], reference, query))
             chosen = _sub(rows, mine, len(piece.queries))
             if number > 0:
                 part = merge((out[:, :, chosen], lse[:, :, chosen]), part)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from probe.attention import merged
 from probe.attention.dense import attend_dense
+from probe.attention.encoding import Alibi
 from probe.attention.kernels import attend, merge
 from probe.attention.merged import attend_pieces
 from probe.attention.rotary import Rotary
@@ -54,6 +55,25 @@ def test_pieces_equal_dense(spec: str, length: int, queries: int, dtype: torch.d
     assert (got - expected).abs().max() < tolerance
 
 
+@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("queries", [150, 1])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
+def test_woven_alibi_is_a_bias_on_w(spec: str, queries: int, dtype: torch.dtype, tolerance: float) -> None:
+    """Against a softmax written out here: q.k/sqrt(d) - slope * W(t, i)."""
+    scheme, length = parse_scheme(spec, 48), 150
+    slopes = torch.tensor([0.5, 0.25, 1 / 256])
+    q, k, v = qkv(length, queries)
+    t, i = torch.arange(length - queries, length)[:, None], torch.arange(length)[None]
+    scores = q @ k.mT * 0.3 - slopes[:, None, None] * scheme.weave_at(length)(t, i)
+    expected = scores.masked_fill(~scheme.visibility_at(length).sees(t, i), -math.inf).softmax(-1) @ v
+    got = attend_pieces(
+        q.to(dtype), k.to(dtype), v.to(dtype), pieces_of(scheme, length - queries, length), Alibi(slopes), 0.3, block=32
+    )
+    assert (got - expected).abs().max() < tolerance
+    dense = attend_dense(q, k, v, scheme.weave_at(length), scheme.visibility_at(length), Alibi(slopes), 0.3)
+    assert (dense - expected).abs().max() < 1e-12
+
+
 @given(block=st.integers(1, 70), length=st.integers(1, 130), seed=st.integers(0, 9))
 def test_the_block_size_does_not_matter(block: int, length: int, seed: int) -> None:
     scheme = parse_scheme("stair(N=10,E=3)", 48)
@@ -84,7 +104,7 @@ def test_dense_scores_are_rotations_by_complex_numbers(spec: str) -> None:
 def test_partial_rotary_leaves_the_other_dimensions_alone() -> None:
     q, _, _ = qkv(5, 5)
     part = Rotary(torch.tensor([1.0, 0.1], dtype=torch.float64), angle_dtype=torch.float64)
-    turned = part.rotate(q, torch.arange(5).double())
+    turned = part.turned(q, torch.arange(5).double())
     assert torch.equal(turned[..., 4:], q[..., 4:]) and not torch.equal(turned[..., :4], q[..., :4])
 
 
@@ -128,7 +148,9 @@ def test_the_kernel_without_a_cpu_fast_path_agrees() -> None:
     q, k, v = qkv(30, 7)
     seen = torch.ones(7, 30, dtype=torch.bool).tril(20)
     for mask in (None, seen):
-        for fast, plain in zip(kernels._cpu_flash(q, k, v, 0.4, mask), kernels._plain(q, k, v, 0.4, mask), strict=True):
+        for fast, plain in zip(
+            kernels._cpu_flash(q, k, v, 0.4, mask, None), kernels._plain(q, k, v, 0.4, mask, None), strict=True
+        ):
             assert torch.allclose(fast, plain, atol=1e-12)
 
 
