@@ -63,7 +63,7 @@ def test_woven_alibi_is_a_bias_on_w(spec: str, queries: int, dtype: torch.dtype,
     scheme, length = parse_scheme(spec, 48), 150
     slopes = torch.tensor([0.5, 0.25, 1 / 256])
     q, k, v = qkv(length, queries)
-    t, i = torch.arange(length - queries, length)[:, None], torch.arange(length)[None]
+    t, i = torch.arange(length - queries, length).double()[:, None], torch.arange(length).double()[None]
     scores = q @ k.mT * 0.3 - slopes[:, None, None] * scheme.weave_at(length)(t, i)
     expected = scores.masked_fill(~scheme.visibility_at(length).sees(t, i), -math.inf).softmax(-1) @ v
     got = attend_pieces(

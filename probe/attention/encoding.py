@@ -1,0 +1,88 @@
+"""How a position enters a score: the one interface that rotations, biases and 'not at all' share.
+
+Inside a piece the relative position is q_pos - k_pos, and every encoding here splits accordingly: something done to a query
+at q_pos, something to a key at k_pos, and, for a bias, a term for the key beside one that is constant per query. Softmax does
+not see the latter, but the log-sum-exp by which pieces are merged does.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Encoding(ABC):
+    """A position encoding, at one scheme's frequencies."""
+
+    @abstractmethod
+    def turned(
+        self, x: Float[Tensor, "batch heads n dim"], positions: Float[Tensor, " n"]
+    ) -> Float[Tensor, "batch heads n dim"]:
+        """Queries or keys with their positions in; the same tensor where positions enter otherwise."""
+
+    @abstractmethod
+    def scores(
+        self,
+        query: Float[Tensor, "batch heads queries dim"],
+        key: Float[Tensor, "batch heads keys dim"],
+        relative: Float[Tensor, "queries keys"],
+        scaling: float,
+    ) -> Float[Tensor, "batch heads queries keys"]:
+        """Scores of raw queries and keys straight from the relative positions: the reference, one matrix."""
+
+    def bias(self, k_pos: Float[Tensor, " keys"], reference: float, like: Tensor) -> Float[Tensor, "heads keys"] | None:
+        """What is added to every scaled score of a key for a query at position `reference`; None for nothing."""
+        return None
+
+    def offset(
+        self, q_pos: Float[Tensor, " queries"], reference: float, like: Tensor
+    ) -> Float[Tensor, "heads queries"] | None:
+        """What a query's scores have beside `bias`, the same for every key: it belongs in the log-sum-exp."""
+        return None
+
+
+@dataclass(frozen=True)
+class Alibi(Encoding):
+    """ALiBi: score - slope * relative, one slope per head (https://arxiv.org/abs/2108.12409).
+
+    `bias` is taken relative to a query near by (`reference`), so that near keys, which matter, have small biases: a bias of
+    slope * k_pos would round by 1e-3 at position 16k in float32.
+    """
+
+    slopes: Float[Tensor, " heads"]
+
+    def turned(
+        self, x: Float[Tensor, "batch heads n dim"], positions: Float[Tensor, " n"]
+    ) -> Float[Tensor, "batch heads n dim"]:
+        """As `Encoding.turned`: x."""
+        return x
+
+    def scores(
+        self,
+        query: Float[Tensor, "batch heads queries dim"],
+        key: Float[Tensor, "batch heads keys dim"],
+        relative: Float[Tensor, "queries keys"],
+        scaling: float,
+    ) -> Float[Tensor, "batch heads queries keys"]:
+        """As `Encoding.scores`."""
+        slopes = self.slopes.to(query.device).double()
+        bias = -slopes[:, None, None] * relative.to(query.device).double()
+        return query @ key.transpose(-1, -2) * scaling + bias.to(query.dtype)
+
+    def bias(self, k_pos: Float[Tensor, " keys"], reference: float, like: Tensor) -> Float[Tensor, "heads keys"]:
+        """As `Encoding.bias`: -slope * (reference - k_pos), in float32 at least."""
+        slopes = self.slopes.to(like.device).double()
+        value = slopes[:, None] * (k_pos.to(like.device).double() - reference)
+        return value.to(torch.promote_types(like.dtype, torch.float32))
+
+    def offset(
+        self, q_pos: Float[Tensor, " queries"], reference: float, like: Tensor
+    ) -> Float[Tensor, "heads queries"]:
+        """As `Encoding.offset`: -slope * (q_pos - reference)."""
+        slopes = self.slopes.to(like.device).double()
+        value = slopes[:, None] * (reference - q_pos.to(like.device).double())
+        return value.to(torch.promote_types(like.dtype, torch.float32))
