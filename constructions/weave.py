@@ -233,6 +233,92 @@ class Switched(Weave):
         return {"start": self.start} | nested
 
 
+@dataclass(frozen=True)
+class Chunked(Weave):
+    """Mesa's middle chunks: each lies where it would if it followed chunk 0 directly (paper Alg. 1).
+
+    Chunk 0 is the first F tokens, the others have C each. A pair inside one chunk has its distance; a query of chunk c > 0 sits at
+    F + (t - F) mod C for the keys of chunk 0, which sit at i. For any other pair, which Mesa does not see, the value is what those
+    positions give and means nothing. All positions are below F + C.
+    """
+
+    F: int
+    C: int
+    name: ClassVar[str] = "chunked"
+    by_distance: ClassVar[bool] = False
+    subadditive: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        _require_int(self, "F", 1)
+        _require_int(self, "C", 1)
+
+    def positions(self, t: Positions) -> Positions:
+        """Where a token lies: t in chunk 0, else F + (t - F) mod C."""
+        return t - (t - self.F) // self.C * self.C * (t > self.F)
+
+    def __call__(self, t: Positions, i: Positions) -> Positions:
+        """Difference of the two positions."""
+        return self.positions(t) - self.positions(i)
+
+
+@dataclass(frozen=True)
+class Anchored(Weave):
+    """Positions given once, as token `end` sees them: what Mesa's authors describe for the last chunk.
+
+    Up to `end` every token lies W(end - i) behind it, and W(t, i) = W(end - i) - W(end - t): exact for the query `end`, approximate for
+    those before it. Later queries see W(t - i).
+    """
+
+    inner: Weave
+    end: int
+    name: ClassVar[str] = "anchored"
+    by_distance: ClassVar[bool] = False
+    subadditive: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        _require_int(self, "end", 0)
+
+    def __call__(self, t: Positions, i: Positions) -> Positions:
+        """inner(max(t, end) - i) - inner(max(t, end) - t)."""
+        last = t + (self.end - t) * (t < self.end)
+        return self.inner(last, i) - self.inner(last, t)
+
+    def parameters(self) -> dict[str, float]:
+        """`end`, and the parameters of the inner weave as inner.NAME."""
+        return {"end": self.end} | {f"inner.{key}": value for key, value in self.inner.parameters().items()}
+
+
+@dataclass(frozen=True)
+class Folded(Weave):
+    """One position per token: j from `b` on, below it b - 1 - floor((b - 1 - j)/E).
+
+    What the official code of Mesa does in place of Stair PE (https://github.com/soacker/Mesa-Extrapolation), with
+    b = C*floor((K - 1)/C) + 1 for K keys and chunks of C: the stair ends at a chunk border, wherever the query is.
+    """
+
+    E: int
+    b: int
+    name: ClassVar[str] = "folded"
+    by_distance: ClassVar[bool] = False
+    subadditive: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        _require_int(self, "E", 1)
+        _require_int(self, "b", 1)
+
+    def positions(self, j: Positions) -> Positions:
+        """Where a token lies; may be negative far back, since only differences enter."""
+        folded = self.b - 1 - (self.b - 1 - j) // self.E
+        return j + (folded - j) * (j < self.b)
+
+    def __call__(self, t: Positions, i: Positions) -> Positions:
+        """Difference of the two positions."""
+        return self.positions(t) - self.positions(i)
+
+
 WEAVES: dict[str, type[Weave]] = {
-    kind.name: kind for kind in (Linear, Clamp, Leaky, Stair, Grouped, DualChunk, CacheIndex, Switched)
-}
+    kind.name: kind
+    for kind in (
+        Linear, Clamp, Leaky, Stair, Grouped, DualChunk, CacheIndex, Switched, Chunked, Anchored, Folded
+    )
+}  # fmt: skip

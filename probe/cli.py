@@ -341,7 +341,7 @@ def _models(args: argparse.Namespace) -> None:
 
 def _schemes(args: argparse.Namespace) -> None:
     from probe.schemes.options import OPTIONS
-    from probe.schemes.presets import PRESETS, Row
+    from probe.schemes.presets import PRESETS, Row, shown
 
     if args.window < 2:
         raise ProbeError(f"--window: expected at least 2, got {args.window}")
@@ -358,7 +358,7 @@ def _schemes(args: argparse.Namespace) -> None:
     for rows in (schemes, options):
         if rows is options:
             print("\nafter a '+':")
-        given = [", ".join(f"{key}={value:g}" for key, value in row["parameters"].items()) or None for row in rows]
+        given = [", ".join(f"{key}={shown(value)}" for key, value in row["parameters"].items()) or None for row in rows]
         print(format_table([row | {"parameters": text} for row, text in zip(rows, given, strict=True)], columns))
     print(
         f"\ndefaults for a window of {args.window}; override with name(N=64,E=8), add parts with name+logn, "

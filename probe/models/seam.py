@@ -22,6 +22,7 @@ from probe.attention.dense import attend_dense
 from probe.attention.merged import attend_pieces
 from probe.attention.rotary import Rotary
 from probe.errors import ProbeError, unknown
+from probe.mesa.feeding import Feeding, check_chunk_batch, fed
 from probe.models.construction import ProbedModel, ToyModel, weave_construction
 from probe.models.families import family_of
 from probe.schemes.pieces import Piece, compile_pieces
@@ -55,6 +56,7 @@ class _Active:
     backend: str
     angle_dtype: torch.dtype
     prompt: int | None = None
+    feeding: int | None = None
     _prompt_keys: int | None = field(default=None, repr=False)
     _compiled: tuple[tuple[int, int, int], list[Piece]] | None = field(default=None, repr=False)
 
@@ -65,9 +67,19 @@ class _Active:
         """
         if self.prompt is not None:
             return self.prompt
-        if keys == queries or self._prompt_keys is None:
+        if self.feeding is not None:
+            self._prompt_keys = self.feeding
+        elif keys == queries or self._prompt_keys is None:
             self._prompt_keys = keys
         return self._prompt_keys
+
+    def begin(self, prompt: int | None) -> None:
+        """From now on calls are parts of one prompt of so many tokens; None: no longer."""
+        self.feeding = prompt
+
+    def borders(self, total: int) -> list[int]:
+        """Where a prompt of `total` tokens, padding included, may be cut so that its parts do not depend on each other."""
+        return self.scheme.borders_at(self.prompt if self.prompt is not None else total)
 
     def rotary(self, length: int) -> Rotary:
         """The scheme's frequencies for `length` tokens."""
@@ -164,6 +176,7 @@ def apply_scheme(
     backend: str = "pieces",
     exact_angles: bool = False,
     prompt: int | None = None,
+    chunk_batch: int | str = "auto",
 ) -> Iterator[ProbedModel]:
     """Run `model` under `scheme` inside the context.
 
@@ -174,6 +187,8 @@ def apply_scheme(
         exact_angles: compute RoPE angles in float64; default float32, bitwise what transformers does.
         prompt: tokens of the input that count as its prompt, for schemes that treat its end differently (padding
             included); default: those of the last pass that began with an empty cache.
+        chunk_batch: middle chunks of a chunked prompt that go through the model together; "auto": as many as 256 MiB of
+            activations hold on CPU, 2 GiB on a GPU. It changes memory and speed, not results.
 
     Raises:
         ProbeError: an unsupported family, an unknown backend, or a scheme already applied to this model.
@@ -202,7 +217,8 @@ def apply_scheme(
         for attention in attentions:
             setattr(attention, _SLOT, active)
         model.config._attn_implementation = NAME
-        yield model
+        with fed(model, Feeding(active.borders, active.begin, check_chunk_batch(chunk_batch))):
+            yield model
     finally:
         model.config._attn_implementation = before
         setattr(parent, leaf, rotary)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from constructions.weave import Switched, Weave
 from probe.errors import ProbeError
 from probe.schemes.presets import PRESETS, Parameter, Preset, Row, checked, preset_parts, published
-from probe.schemes.scheme import Extent, LogN, MScale, Product, Scale, Scheme, WeaveAt
+from probe.schemes.scheme import Extent, LogN, MScale, Product, Scale, Scheme, Value, WeaveAt
 from probe.schemes.visibility import Bottom, Lambda, Visibility
 
 Change = Callable[[Scheme, dict], dict[str, object]]
@@ -50,7 +50,7 @@ def _merged(scheme: Scheme, parts: Mapping[str, object], name: str) -> dict[str,
     return fields
 
 
-def _added(scheme: Scheme, preset: Preset, values: dict[str, float]) -> dict[str, object]:
+def _added(scheme: Scheme, preset: Preset, values: dict[str, Value]) -> dict[str, object]:
     return _merged(scheme, preset_parts(preset, values), preset.name)
 
 
@@ -139,7 +139,7 @@ OPTIONS: dict[str, Option] = {
 }
 
 
-def add_part(scheme: Scheme, name: str, **overrides: float) -> Scheme:
+def add_part(scheme: Scheme, name: str, **overrides: Value) -> Scheme:
     """The scheme with one more part: an option, or the choices of another preset.
 
     Raises:

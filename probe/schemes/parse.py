@@ -1,7 +1,7 @@
 """The text form of a scheme.
 
     name                 a preset with its defaults:               stair
-    name(key=number,..)  with some of its parameters:              stair(N=64,E=8)
+    name(key=value,..)   with some of its parameters:              stair(N=64,E=8), mesa(last=rerope)
     ...+part             with an option added:                     rerope+logn, streaming-llm+bottom(L=64,N=32,E=8)
     ...+preset           with another preset's choices added:      stair+yarn(s=4), star(B=256)+rerope
 
@@ -18,9 +18,10 @@ import re
 from probe.errors import ProbeError
 from probe.schemes.options import add_part
 from probe.schemes.presets import make_scheme
-from probe.schemes.scheme import Scheme
+from probe.schemes.scheme import Scheme, Value
 
 _PLUS = re.compile(r"\+(?![^()]*\))")  # outside parentheses: 1e+3 is a number
+_PAIR = re.compile(r"(?P<key>[A-Za-z_]\w*)\s*=\s*(?P<value>[\w.+-]+)")
 _CALL = re.compile(r"(?P<name>[a-z][a-z0-9-]*)\s*(\((?P<inner>[^()]*)\))?\s*")
 
 
@@ -30,17 +31,21 @@ def split_specs(text: str) -> list[str]:
     return [spec for spec in specs if spec]
 
 
-def _overrides(spec: str, inner: str | None) -> dict[str, float]:
-    values = {}
+def _overrides(spec: str, inner: str | None) -> dict[str, Value]:
+    values: dict[str, Value] = {}
     for pair in filter(None, (part.strip() for part in (inner or "").split(","))):
-        key, sign, value = (part.strip() for part in pair.partition("="))
-        try:
-            values[key] = float(value)
-        except ValueError:
-            sign = ""
-        if not sign or key in ("", "name", "window"):
+        match = _PAIR.fullmatch(pair)
+        if match is None or match["key"] in ("name", "window"):
             raise ProbeError(f"scheme {spec!r}: expected parameters as name=number, got {pair!r}")
+        values[match["key"]] = _value(match["value"])
     return values
+
+
+def _value(text: str) -> Value:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def parse_scheme(spec: str, window: int) -> Scheme:

@@ -14,7 +14,20 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from constructions.weave import CacheIndex, Clamp, DualChunk, Grouped, Leaky, Linear, Stair, Switched, Weave
+from constructions.weave import (
+    Anchored,
+    CacheIndex,
+    Chunked,
+    Clamp,
+    DualChunk,
+    Folded,
+    Grouped,
+    Leaky,
+    Linear,
+    Stair,
+    Switched,
+    Weave,
+)
 from probe.schemes.visibility import Interval, Visibility
 
 
@@ -113,9 +126,23 @@ def _switched(weave: Switched, t: Tensor, i: Tensor) -> list[Piece]:
     return [piece for part, mine in parts if len(mine) for piece in split(part, mine, i)]
 
 
+def _placed(weave: Chunked | Folded, t: Tensor, i: Tensor) -> list[Piece]:
+    """Every token has one position: ordinary attention."""
+    return [_piece(t, weave.positions(t), weave.positions(i), torch.zeros_like(t), t + 1)]
+
+
+def _anchored(weave: Anchored, t: Tensor, i: Tensor) -> list[Piece]:
+    """One position per token up to the last one, then the inner weave."""
+    early, inner = t[t <= weave.end], weave.inner
+    q_pos, k_pos = (-inner(torch.full_like(x, weave.end), x.clamp(max=weave.end)) for x in (early, i))
+    pieces = [_piece(early, q_pos, k_pos, torch.zeros_like(early), early + 1)] if len(early) else []
+    return pieces + (split(inner, t[t > weave.end], i) if len(early) < len(t) else [])
+
+
 SPLITS: dict[type[Weave], Callable[..., list[Piece]]] = {
     Linear: _linear, Clamp: _clamp, Leaky: _leaky, Stair: _stair, Grouped: _grouped,
     DualChunk: _dual_chunk, CacheIndex: _cache_index, Switched: _switched,
+    Chunked: _placed, Folded: _placed, Anchored: _anchored,
 }  # fmt: skip
 """How each weave falls into pieces, over all keys up to the query's own."""
 

@@ -14,17 +14,42 @@ from dataclasses import dataclass, field
 from constructions.weave import CacheIndex, Clamp, DualChunk, Grouped, Stair, WeaveError
 from probe.errors import ProbeError
 from probe.schemes.frequencies import NTK, DynamicNTK, Interpolation, Unrotated, YaRN
-from probe.schemes.scheme import Extent, MScale, Scheme, VisibilityAt, leaky_to_length
+from probe.schemes.mesa import LAST, mesa
+from probe.schemes.scheme import Extent, MScale, Scheme, Value, VisibilityAt, leaky_to_length
 from probe.schemes.visibility import Blocks, Bottom, Lambda, Visibility
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A preset's parameter: its default as a function of the window M."""
+    """A preset's parameter: its default as a function of the window M.
 
-    default: Callable[[int], float]
+    One with `choices` is a name, any other a number.
+    """
+
+    default: Callable[[int], Value]
     help: str
     integer: bool = True
+    choices: tuple[str, ...] = ()
+
+    def checked(self, value: Value) -> Value:
+        """The value, as an int where the parameter is one.
+
+        Raises:
+            ProbeError: a value of the wrong kind: what was expected, and what came.
+        """
+        if self.choices:
+            if value not in self.choices:
+                raise ProbeError(f"expected one of {', '.join(self.choices)}, got {value}")
+            return value
+        kind = "an integer" if self.integer else "a finite number"
+        if isinstance(value, str) or not math.isfinite(value) or (self.integer and value != int(value)):
+            raise ProbeError(f"expected {kind}, got {value}")
+        return int(value) if self.integer else value
+
+
+def shown(value: Value) -> str:
+    """A parameter's value as text that gives it back."""
+    return value if isinstance(value, str) else f"{value:.12g}"
 
 
 @dataclass(frozen=True)
@@ -40,11 +65,11 @@ class Row(ABC):
     def takes(self) -> Mapping[str, Parameter]:
         """The parameters by name."""
 
-    def defaults(self, window: int) -> dict[str, float]:
+    def defaults(self, window: int) -> dict[str, Value]:
         """Parameter values for a window M."""
         return {name: parameter.default(window) for name, parameter in self.takes.items()}
 
-    def values(self, window: int, overrides: Mapping[str, float]) -> dict[str, float]:
+    def values(self, window: int, overrides: Mapping[str, Value]) -> dict[str, Value]:
         """Parameter values for a window M, after overrides.
 
         Raises:
@@ -52,20 +77,18 @@ class Row(ABC):
         """
         return self.defaults(window) | {key: self._checked(key, value) for key, value in overrides.items()}
 
-    def _checked(self, name: str, value: float) -> float:
-        """The value, as an int where the parameter is one."""
+    def _checked(self, name: str, value: Value) -> Value:
         if name not in self.takes:
             known = ", ".join(self.takes) or "it takes none"
             raise ProbeError(f"scheme {self.name}: unknown parameter {name!r}; known: {known}")
-        integer = self.takes[name].integer
-        if not math.isfinite(value) or (integer and value != int(value)):
-            kind = "an integer" if integer else "a finite number"
-            raise ProbeError(f"scheme {self.name}: parameter {name}: expected {kind}, got {value}")
-        return int(value) if integer else value
+        try:
+            return self.takes[name].checked(value)
+        except ProbeError as error:
+            raise ProbeError(f"scheme {self.name}: parameter {name}: {error}") from None
 
-    def spec(self, overrides: Mapping[str, float]) -> str:
+    def spec(self, overrides: Mapping[str, Value]) -> str:
         """The text form, with what was overridden."""
-        inner = ",".join(f"{key}={value:.12g}" for key, value in overrides.items())
+        inner = ",".join(f"{key}={shown(value)}" for key, value in overrides.items())
         return f"{self.name}({inner})" if inner else self.name
 
 
@@ -87,7 +110,7 @@ def published(value: int) -> Callable[[int], int]:
     return lambda window: value if window >= 2048 else max(1, value * window // 2048)
 
 
-def _constant(value: float) -> Callable[[int], float]:
+def _constant(value: Value) -> Callable[[int], Value]:
     return lambda window: value
 
 
@@ -223,6 +246,20 @@ PRESETS: dict[str, Preset] = {
             },
         ),
         Preset(
+            "mesa",
+            "chunk 0, middle chunks that see it and themselves, a last chunk that sees everything by Stair PE",
+            "Mesa-Extrapolation, Algs. 1 and 2 (https://arxiv.org/abs/2410.15859)",
+            mesa,
+            {
+                "F": Parameter(published(100), "tokens of chunk 0, which every chunk sees"),
+                "L": Parameter(published(512), "least tokens of the last chunk"),
+                "N": _EXACT,
+                "E": Parameter(_constant(0), "keys that share a step; 0 for 50 (in proportion below M = 2048), more where the input needs it"),
+                "M_max": Parameter(published(200), "largest remainder that joins the last chunk"),
+                "last": Parameter(_constant("exact"), "positions of the last chunk and after the prompt", choices=tuple(LAST)),
+            },
+        ),
+        Preset(
             "nope",
             "no rotation: scores do not depend on positions (a control)",
             "RoPE taken away; no source",
@@ -246,7 +283,7 @@ def checked(name: str, scheme: Scheme) -> Scheme:
     return scheme
 
 
-def preset_parts(preset: Preset, values: dict[str, float]) -> dict[str, object]:
+def preset_parts(preset: Preset, values: dict[str, Value]) -> dict[str, object]:
     """The fields of `Scheme` that a preset sets.
 
     Raises:
@@ -258,7 +295,7 @@ def preset_parts(preset: Preset, values: dict[str, float]) -> dict[str, object]:
         raise ProbeError(f"scheme {preset.name}: {error}") from None
 
 
-def make_scheme(name: str, window: int, **overrides: float) -> Scheme:
+def make_scheme(name: str, window: int, **overrides: Value) -> Scheme:
     """Build a preset for a window M.
 
     Raises:

@@ -15,6 +15,9 @@ from constructions.weave import Leaky, Linear, Weave
 from probe.schemes.frequencies import Frequencies, check_stretch, stretch
 from probe.schemes.visibility import Visibility
 
+Value = float | str
+"""Of a parameter: a number, or one of a few names."""
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -117,7 +120,7 @@ class Scheme:
     weave: Weave | WeaveAt = Linear()
     visibility: Visibility | VisibilityAt = Visibility()
     scale: Scale = Scale()
-    parameters: dict[str, float] = field(default_factory=dict)
+    parameters: dict[str, Value] = field(default_factory=dict)
 
     def weave_at(self, length: int, prompt: int | None = None) -> Weave:
         """The weave for an input of `length` tokens, of which the first `prompt` (default: all) are the prompt."""
@@ -130,3 +133,7 @@ class Scheme:
         if isinstance(self.visibility, Visibility):
             return self.visibility
         return self.visibility(Extent(length, length if prompt is None else prompt, self.window))
+
+    def borders_at(self, prompt: int) -> list[int]:
+        """Chunk borders of a prompt: first positions of all its blocks but the first one; empty where nothing is in blocks."""
+        return self.visibility_at(prompt).borders(prompt)

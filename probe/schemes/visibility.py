@@ -37,6 +37,10 @@ class Visibility:
         """
         return [(torch.zeros_like(t), t + 1)]
 
+    def borders(self, length: int) -> list[int]:
+        """First positions, below `length`, of the blocks that do not depend on each other; none here."""
+        return []
+
 
 def _at_least(kind: str, name: str, value: int, least: int) -> None:
     if value < least:
@@ -88,6 +92,10 @@ class Blocks(Visibility):
         own = torch.where(t < self.anchor, 0, own)
         return [(torch.zeros_like(t), own.clamp(max=self.anchor)), (own, t + 1)]
 
+    def borders(self, length: int) -> list[int]:
+        """As `Visibility.borders`: the blocks after the anchor."""
+        return list(range(self.anchor, length, self.block))
+
 
 @dataclass(frozen=True)
 class Bottom(Visibility):
@@ -106,3 +114,8 @@ class Bottom(Visibility):
         late = t >= self.start
         early = [(lo, torch.where(late, lo, hi)) for lo, hi in self.base.intervals(t)]
         return [*early, (torch.zeros_like(t), torch.where(late, t + 1, 0))]
+
+    def borders(self, length: int) -> list[int]:
+        """As `Visibility.borders`: the base's before `start`, and `start` as the last."""
+        base = [border for border in self.base.borders(length) if border < self.start]
+        return [*base, self.start] if base and self.start < length else base

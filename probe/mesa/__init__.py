@@ -1,0 +1,1 @@
+"""Mesa-Extrapolation: how a prompt is split, and how it is fed in chunks."""

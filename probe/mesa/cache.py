@@ -1,0 +1,100 @@
+"""A KV cache in one buffer per layer: a step writes its keys in place, and nothing that is there is copied.
+
+The cache of transformers concatenates: every decoded token copies all keys and values of every layer. Here they are views of a
+buffer with room at the end.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+ROOM = 512
+"""Tokens of free room that a buffer is allocated with, beside what is known to come."""
+
+
+class BufferedLayer(DynamicLayer):
+    """One layer's keys and values [batch, kv_heads, tokens, dim] as views of buffers.
+
+    Cropping keeps the views on their buffer; what makes new tensors (beam reordering, selection) is noticed by their address, and
+    the next update moves them into a fresh buffer.
+
+    Args:
+        expected: tokens that the first allocation must hold.
+    """
+
+    def __init__(self, expected: int = 0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.expected = expected
+        self._buffers: tuple[Tensor, Tensor] | None = None
+
+    def _fits(self, tokens: int) -> bool:
+        """Whether the views lie at the start of buffers with room for `tokens`."""
+        if self._buffers is None or self.keys is None or self.keys.numel() == 0:
+            return False
+        same = self.keys.data_ptr() == self._buffers[0].data_ptr() and self.keys.shape[0] == self._buffers[0].shape[0]
+        return same and self._buffers[0].shape[-2] >= tokens
+
+    def _allocate(self, states: Tensor, tokens: int) -> Tensor:
+        size = max(tokens, self.expected) + ROOM
+        return torch.empty(*states.shape[:2], size, states.shape[-1], dtype=states.dtype, device=states.device)
+
+    def update(
+        self,
+        key_states: Float[Tensor, "batch kv_heads new dim"],
+        value_states: Float[Tensor, "batch kv_heads new dim"],
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[Float[Tensor, "batch kv_heads tokens dim"], Float[Tensor, "batch kv_heads tokens dim"]]:
+        """Write the new keys and values behind those there, and return views of all."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        held = self.get_seq_length()
+        tokens = held + key_states.shape[-2]
+        if not self._fits(tokens):
+            self._move(key_states, value_states, held, tokens)
+        assert self._buffers is not None
+        for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[:, :, held:tokens] = new
+        self.keys, self.values = (buffer[:, :, :tokens] for buffer in self._buffers)
+        return self.keys, self.values
+
+    def _move(self, key_states: Tensor, value_states: Tensor, held: int, tokens: int) -> None:
+        """New buffers, with what is held so far at their start."""
+        self._buffers = self._allocate(key_states, tokens), self._allocate(value_states, tokens)
+        if held:
+            for buffer, old in zip(self._buffers, (self.keys, self.values), strict=True):
+                buffer[:, :, :held] = old
+
+    def reset(self) -> None:
+        """As `DynamicLayer.reset`; the buffers go too."""
+        super().reset()
+        self._buffers = None
+
+
+_REPLACED = (DynamicLayer, DynamicSlidingWindowLayer)
+
+
+def buffered(cache: DynamicCache, expected: int) -> DynamicCache:
+    """Make an empty cache hold buffers of `expected` tokens and some room; one of another kind, or with tokens in it, stays as it is.
+
+    Sliding-window layers are replaced too: a scheme needs every key at its own position, and refuses inputs past that window.
+    """
+    if type(cache) is not DynamicCache or cache.get_seq_length() > 0 or getattr(cache, "offloading", False):
+        return cache
+    if cache.layer_class_to_replicate is DynamicLayer:
+        cache.layer_class_to_replicate = lambda: BufferedLayer(expected)
+    cache.layers = [BufferedLayer(expected) if type(layer) in _REPLACED else layer for layer in cache.layers]
+    return cache
+
+
+def truncate(cache: DynamicCache, tokens: int) -> None:
+    """Keep the first `tokens` of every layer."""
+    for layer in cache.layers:
+        if layer.is_initialized and layer.keys is not None and layer.keys.numel() and layer.keys.shape[-2] > tokens:
+            layer.keys, layer.values = layer.keys[:, :, :tokens], layer.values[:, :, :tokens]
