@@ -112,6 +112,11 @@ def _add_run(commands: Any) -> None:
     how.add_argument(
         "--backend", default="pieces", help="pieces (fast) or dense (the T x T reference; default: pieces)"
     )
+    how.add_argument(
+        "--chunk-batch", default="auto", metavar="N",
+        help="middle chunks of a chunked prompt (mesa, star) in one call, or auto: as many as 256 MiB of activations hold on "
+        "CPU, 2 GiB on a GPU; memory and speed, not results",
+    )  # fmt: skip
     how.add_argument("--seed", type=int, default=0)
     how.add_argument("--out", type=Path, help="run folder to make (default: runs/TIME-MODEL)")
     how.add_argument("--force", action="store_true", help="replace a run that is at --out already")
@@ -215,7 +220,7 @@ def _run(args: argparse.Namespace) -> None:
         dims=_numbers(args.dim, "dim", range(loaded.model.config.hidden_size), loaded.dims_shown),
         sites=tuple(dict.fromkeys(part.strip() for part in args.site.split(","))),
         schemes=args.scheme or loaded.schemes, input=args.input or loaded.input, length=args.length, samples=args.samples, detector=args.detector,
-        detection=Settings(args.burn_in, args.run_length, args.margin), backend=args.backend, seed=args.seed,
+        detection=Settings(args.burn_in, args.run_length, args.margin), backend=args.backend, chunk_batch=args.chunk_batch, seed=args.seed,
     )  # fmt: skip
     out = args.out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{Path(args.model).name}"
     progress, close = _bar(args.quiet)

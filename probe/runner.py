@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probe.errors import ProbeError, unknown
+from probe.mesa.feeding import check_chunk_batch
 from probe.models.load import LoadedModel
 from probe.models.seam import apply_scheme
 from probe.recording.folder import FORMAT, Run, environment, new_run_folder, write_json, write_table, write_trace
@@ -46,6 +47,7 @@ class RunSettings:
     detector: str = "paper"
     detection: Settings = field(default_factory=Settings)
     backend: str = "pieces"
+    chunk_batch: int | str = "auto"
     seed: int = 0
 
 
@@ -119,7 +121,7 @@ def run_pass(
     nll = np.zeros(ids.shape[1])
     for row in ids.split(1):
         with (
-            apply_scheme(loaded.model, scheme, backend=settings.backend),
+            apply_scheme(loaded.model, scheme, backend=settings.backend, chunk_batch=settings.chunk_batch),
             record(loaded.model, settings.sites, settings.layers, settings.dims) as recording,
             _layer_progress(loaded, tick),
         ):
@@ -135,6 +137,7 @@ def run_pass(
 
 
 def _validate(loaded: LoadedModel, settings: RunSettings) -> None:
+    check_chunk_batch(settings.chunk_batch)
     if settings.detector not in DETECTORS:
         raise unknown("detector", settings.detector, DETECTORS)
     for name, values in (("layer", settings.layers), ("dim", settings.dims), ("site", settings.sites)):
@@ -212,6 +215,15 @@ def _all_passes(
     return passes
 
 
+def _scheme_info(scheme: Scheme, length: int) -> dict[str, Any]:
+    """What a scheme was: its parameters, the weave's as they came out for this length, and where the input was cut in chunks."""
+    return {
+        "parameters": scheme.parameters,
+        "weave": scheme.weave_at(length).parameters(),
+        "borders": scheme.borders_at(length),
+    }
+
+
 def _info(
     loaded: LoadedModel,
     settings: RunSettings,
@@ -232,7 +244,7 @@ def _info(
         "device": str(loaded.device),
         "threads": torch.get_num_threads(),
         "layers": list(settings.layers), "dims": list(settings.dims), "sites": list(settings.sites),
-        "schemes": {s.spec: {"parameters": s.parameters, "seconds": round(passes[s.spec].seconds, 3)} for s in schemes},
+        "schemes": {s.spec: _scheme_info(s, ids.shape[1]) | {"seconds": round(passes[s.spec].seconds, 3)} for s in schemes},
         "shown": shown,
         "input": {"spec": settings.input, "length": ids.shape[1], "samples": len(ids), "sha256": digest},
         "detector": settings.detector,
@@ -240,6 +252,7 @@ def _info(
             "burn_in_used": settings.detection.burn_in_at(loaded.window), "run_used": settings.detection.run_at(loaded.window),
         },
         "backend": settings.backend,
+        "chunk_batch": settings.chunk_batch,
         "seed": settings.seed,
         **environment(),
     }  # fmt: skip

@@ -38,6 +38,7 @@ DRAWN = {
     "lm-infinite": "lm-infinite(n_global=2,n_local=12)",
     "lm-infinite-bottom": "lm-infinite(n_global=2,n_local=12)+bottom(L=8,N=8,E=5)",
     "star": "star(B=12,L=6)",
+    "mesa": "mesa(F=4,L=7,N=6,M_max=2)",
     "nope": "nope",
 }
 """File name of a picture, and the scheme in it."""

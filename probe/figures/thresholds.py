@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
@@ -77,6 +78,20 @@ def _mark(figure: go.Figure, at: tuple[int, int], position: int, value: float, s
     )  # fmt: skip
 
 
+def _draw_borders(figure: go.Figure, at: tuple[int, int], info: dict[str, Any], schemes: Iterable[str]) -> None:
+    """Ticks at the panel's lower edge where a scheme's chunks begin."""
+    low = figure.layout[figure.get_subplot(*at).yaxis.plotly_name].range[0]
+    for scheme in schemes:
+        borders = info["schemes"].get(scheme, {}).get("borders") or []
+        if borders:
+            figure.add_trace(
+                go.Scatter(x=borders, y=[low] * len(borders), mode="markers", showlegend=False, name=f"{scheme}: chunks",
+                           marker={"symbol": "line-ns-open", "size": 14, "color": scheme_colour(scheme)}, cliponaxis=False,
+                           hovertemplate=f"{scheme}: a chunk begins at %{{x}}<extra></extra>"),
+                row=at[0], col=at[1],
+            )  # fmt: skip
+
+
 def _window_line(figure: go.Figure, at: tuple[int, int], window: int) -> None:
     figure.add_vline(x=window, line={"color": WINDOW_COLOUR, "dash": "dash", "width": 1.2}, row=at[0], col=at[1])
     figure.add_annotation(
@@ -123,6 +138,7 @@ def draw_dimension(figure: go.Figure, at: tuple[int, int], run: Run, rows: list[
     # Under `range` the schemes may have been judged by different ends of the range: each is drawn once.
     guides = {row["threshold"]: f"H = {row['threshold']:.3g}" for row in rows if row["threshold"] is not None}
     _draw_panel(figure, at, run.info["window"], series, failures, guides, "predicted failure")
+    _draw_borders(figure, at, run.info, series)
 
 
 def draw_nll(figure: go.Figure, at: tuple[int, int], run: Run, rows: list[Row], settings: Settings) -> None:
@@ -141,6 +157,7 @@ def draw_nll(figure: go.Figure, at: tuple[int, int], run: Run, rows: list[Row], 
         {} if band is None else {band: f"band up to {band:.3g}"},
         "measured failure",
     )
+    _draw_borders(figure, at, run.info, smooth)
 
 
 def threshold_figure(run: Run, rows: list[Row] | None = None, settings: Settings | None = None) -> go.Figure:

@@ -253,7 +253,7 @@ PRESETS: dict[str, Preset] = {
             {
                 "F": Parameter(published(100), "tokens of chunk 0, which every chunk sees"),
                 "L": Parameter(published(512), "least tokens of the last chunk"),
-                "N": _EXACT,
+                "N": Parameter(lambda window: min(published(512)(window), window - 2), "distances up to this are exact"),
                 "E": Parameter(_constant(0), "keys that share a step; 0 for 50 (in proportion below M = 2048), more where the input needs it"),
                 "M_max": Parameter(published(200), "largest remainder that joins the last chunk"),
                 "last": Parameter(_constant("exact"), "positions of the last chunk and after the prompt", choices=tuple(LAST)),
