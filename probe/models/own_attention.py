@@ -7,6 +7,7 @@ fewer heads than queries.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -88,7 +89,7 @@ def _falcon(module: Any, x: Tensor) -> Heads:
 
 
 def _inverse_root(module: Any) -> float:
-    return float(module.head_dim) ** -0.5
+    return 1 / math.sqrt(module.head_dim)
 
 
 MPT = OwnAttention(_mpt, lambda module: float(module.softmax_scale), "out_proj")

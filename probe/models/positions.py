@@ -109,7 +109,7 @@ def mpt_slopes(heads: int, bias_max: float) -> Float[Tensor, " heads"]:
     Of more than are needed, those with even k come first (https://github.com/mosaicml/llm-foundry, `gen_slopes`).
     """
     count = 2 ** math.ceil(math.log2(heads))
-    slopes = 1.0 / 2 ** (torch.arange(1, count + 1).float() * (bias_max / count))
+    slopes = torch.pow(2, torch.arange(1, count + 1).float() * (bias_max / count)).reciprocal()
     if count == heads:
         return slopes
     return torch.cat([slopes[1::2], slopes[::2]])[:heads]
