@@ -34,8 +34,19 @@ def _falcon(**fixed: object) -> Callable[..., PreTrainedModel]:
     return _maker("FalconConfig", **fixed)
 
 
+def _rope(kind: str, **parameters: object) -> dict:
+    return {"rope_type": kind, "rope_theta": 10000.0, **parameters}
+
+
 TINY: dict[str, Callable[..., PreTrainedModel]] = {
     "llama": _maker("LlamaConfig", **_GROUPED),
+    "llama-dynamic": _maker("LlamaConfig", **_GROUPED, rope_parameters=_rope("dynamic", factor=2.0)),
+    "phi3-longrope": _maker(
+        "Phi3Config", **_GROUPED, max_position_embeddings=4 * WINDOW, original_max_position_embeddings=WINDOW,
+        rope_parameters=_rope(
+            "longrope", factor=4.0, original_max_position_embeddings=WINDOW, short_factor=[1.0] * 6, long_factor=[1.5, 2, 3, 4, 4, 4],
+        ),
+    ),
     "mistral": _maker("MistralConfig", **_GROUPED, sliding_window=None),
     "qwen2": _maker("Qwen2Config", **_GROUPED),
     "qwen3": _maker("Qwen3Config", **_GROUPED, head_dim=12),

@@ -17,7 +17,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from probe.errors import ProbeError
 from probe.models.construction import ProbedModel, ToyModel
 from probe.models.own_attention import BLOOM, FALCON, MPT, OwnAttention
-from probe.models.positions import Bias, Nowhere, Positions, Rope, falcon_slopes, geometric_slopes, mpt_slopes
+from probe.models.positions import Bias, Nowhere, Positions, Rope, falcon_slopes, follows, geometric_slopes, mpt_slopes
 
 SITES = ("resid", "attn", "mlp")
 """Recordable sites of a layer: its output (the residual stream), its attention's output, its MLP's output."""
@@ -96,7 +96,8 @@ class Family:
         if len(inv_freq) == 0:
             return None
         assert not isinstance(model, ToyModel)
-        return Rope(inv_freq, float(getattr(rotary, "attention_scaling", 1.0)), rope_base(model), angle_dtype)
+        amplitude, at = float(getattr(rotary, "attention_scaling", 1.0)), follows(model.config, inv_freq.device)
+        return Rope(inv_freq, amplitude, rope_base(model), angle_dtype, at)
 
 
 def rope_base(model: PreTrainedModel) -> float:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import lru_cache
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from probe.attention.encoding import Alibi, Encoding
 from probe.attention.rotary import Rotary
@@ -31,21 +33,48 @@ class Positions(ABC):
 
 @dataclass(frozen=True)
 class Rope(Positions):
-    """A rotary: inverse frequencies, the amplitude of cos and sin, the RoPE base, and the precision of angles."""
+    """A rotary: inverse frequencies, the amplitude of cos and sin, the RoPE base, and the precision of angles.
+
+    `at` gives the inverse frequencies for a length in tokens, where the model's own follow it (`follows`).
+    """
 
     inv_freq: Float[Tensor, " half"]
     amplitude: float
     base: float
     angle_dtype: torch.dtype
+    at: Callable[[int], Tensor] | None = None
     name: ClassVar[str] = "RoPE"
 
     def encoding(self, scheme: Scheme, length: int) -> Rotary:
         """As `Positions.encoding`: the model's own frequencies times the scheme's factors."""
         factors = scheme.frequencies.factors(2 * len(self.inv_freq), self.base, length, scheme.window)
+        inv_freq = self.inv_freq if self.at is None else self.at(length)
         if bool((factors == 1).all()):
-            return Rotary(self.inv_freq, self.amplitude, self.angle_dtype)
-        scaled = self.inv_freq.double() * factors.to(self.inv_freq.device)
+            return Rotary(inv_freq, self.amplitude, self.angle_dtype)
+        scaled = inv_freq.double() * factors.to(inv_freq.device)
         return Rotary(scaled, self.amplitude, self.angle_dtype)
+
+
+FOLLOWING = ("dynamic", "longrope")
+"""Kinds of rotary whose frequencies depend on the length of the input."""
+
+
+def follows(config: Any, device: torch.device) -> Callable[[int], Tensor] | None:
+    """The inverse frequencies by length of a rotary that follows it, or None for one that does not.
+
+    transformers' rotary module keeps those of an earlier, longer input, so what it holds is not asked: they are computed
+    afresh for each length, by the same function.
+    """
+    kind = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    if kind not in FOLLOWING:
+        return None
+
+    @lru_cache(maxsize=8)
+    def at(length: int) -> Tensor:
+        inv_freq: Tensor = ROPE_INIT_FUNCTIONS[kind](config, device, seq_len=torch.tensor(length, device=device))[0]
+        return inv_freq
+
+    return at
 
 
 @dataclass(frozen=True)

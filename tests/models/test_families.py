@@ -68,10 +68,10 @@ def test_every_family_is_tested() -> None:
 def test_origin_is_the_stock_model_and_leaves_no_trace(name: str, dtype: torch.dtype, tolerance: float) -> None:
     """At 150 tokens, more than two windows."""
     model, tokens = TINY[name]().to(dtype), token_ids()
-    modules, attributes = list(model.modules()), [set(module.__dict__) for module in model.modules()]
-    config = model.config.to_dict()
     with stock(model):
         before = model(tokens).logits
+    modules, attributes = list(model.modules()), [set(module.__dict__) for module in model.modules()]
+    config = model.config.to_dict()
     with apply_scheme(model, make_scheme("origin", WINDOW)):
         inside = model(tokens).logits
     assert relative(inside, before) < tolerance
@@ -179,6 +179,18 @@ def test_generate_without_a_cache_is_the_same() -> None:
 
 
 # What a family's rows say, one by one.
+
+
+@pytest.mark.parametrize("name", ["llama-dynamic", "phi3-longrope"])
+@torch.no_grad()
+def test_a_rotary_that_follows_the_length_does_not_remember_other_inputs(name: str) -> None:
+    """A long input leaves its frequencies in the stock model; under a scheme each length has its own."""
+    model, tokens = TINY[name]().double(), token_ids(1, 150)
+    expected = {length: TINY[name]().double()(tokens[:, :length]).logits for length in (150, 100, 60)}
+    model(tokens)
+    for length, alone in expected.items():
+        assert relative(logits(model, "origin", tokens[:, :length]), alone) < 1e-5  # stock's angles are float32
+    assert relative(logits(model, "origin", tokens)[:, :60], expected[60]) > 1e-2
 
 
 @pytest.mark.parametrize("heads", [1, 2, 3, 5, 8, 12, 40])
