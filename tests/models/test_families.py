@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,9 +19,11 @@ from transformers.models.mpt import modeling_mpt
 
 from probe.errors import ProbeError
 from probe.models.families import FAMILIES, REFUSED
+from probe.models.load import load_model
 from probe.models.positions import falcon_slopes, geometric_slopes, mpt_slopes
 from probe.models.seam import apply_scheme, check_scheme
 from probe.recording.hooks import record
+from probe.runner import RunSettings, run_probe
 from probe.schemes import PRESETS, make_scheme, parse_scheme
 
 FREQUENCIES = {"dynamic-ntk", "pi", "ntk", "yarn"}
@@ -350,6 +353,42 @@ def test_weaving_mpts_key_only_bias_is_something_else() -> None:
     assert relative(key_only[: T - N], unbiased[: T - N]) < 1e-12
     assert relative(key_only, woven) > 0.1
     assert relative(key_only[-1], woven[-1]) > 0.1  # the last query's bias is the same, what it reads is not
+
+
+# Loading and running.
+
+
+@pytest.mark.parametrize(
+    ("name", "schemes"),
+    [("llama", "origin,dynamic-ntk,rerope"), ("smollm3-mixed", "origin,dynamic-ntk,rerope"), ("falcon-rope", "origin,dynamic-ntk,rerope"),
+     ("smollm3-nope", "origin,rerope,stair"), ("mpt", "origin,rerope,stair"), ("falcon", "origin,rerope,stair")],
+)  # fmt: skip
+def test_a_models_default_schemes_fit_it(name: str, schemes: str, tmp_path: Path) -> None:
+    TINY[name]().save_pretrained(tmp_path / name)
+    loaded = load_model(str(tmp_path / name))
+    assert (loaded.schemes, loaded.window) == (schemes, WINDOW)
+    settings = RunSettings(schemes=loaded.schemes, input="token:5", length=100)
+    info = run_probe(loaded, settings, tmp_path / "run").info
+    assert {row["scheme"] for row in info["rows"]} == set(schemes.split(","))
+
+
+def test_blooms_window_is_seq_length_or_must_be_given(tmp_path: Path) -> None:
+    for name, extra in (("with", {"seq_length": WINDOW}), ("without", {})):
+        TINY["bloom"](**extra).save_pretrained(tmp_path / name)
+    assert load_model(str(tmp_path / "with")).window == WINDOW
+    with pytest.raises(ProbeError, match="states no trained window; give --window"):
+        load_model(str(tmp_path / "without"))
+
+
+def test_a_run_refuses_frequencies_without_a_rotary_before_it_starts(tmp_path: Path) -> None:
+    TINY["mpt"]().save_pretrained(tmp_path / "mpt")
+    began: list[float] = []
+    with pytest.raises(ProbeError, match=r"dynamic-ntk: it changes RoPE frequencies .* \(positions enter as ALiBi\)"):
+        run_probe(
+            load_model(str(tmp_path / "mpt")), RunSettings(schemes="origin,rerope,dynamic-ntk", input="token:5"),
+            tmp_path / "run", progress=lambda share, _line: began.append(share),
+        )  # fmt: skip
+    assert not began and not (tmp_path / "run").exists()
 
 
 # Refusals.
