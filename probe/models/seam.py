@@ -179,14 +179,28 @@ def _scheme_attention(
     return out.transpose(1, 2), None
 
 
+def _padding_mask(
+    *, q_length: int, kv_length: int, q_offset: int | Tensor = 0, kv_offset: int | Tensor = 0, **kwargs: Any
+) -> Tensor | None:
+    """The (batch, keys) mask, or None where nothing is padded.
+
+    Raises:
+        ProbeError: a cache of fixed size, whose keys beyond the last token are not there yet.
+    """
+    if int(kv_offset) + kv_length > int(q_offset) + q_length:
+        raise ProbeError("a static cache does not fit position schemes; expected the dynamic one, which is the default")
+    mask: Tensor | None = flash_attention_mask(q_length=q_length, kv_length=kv_length, **kwargs)
+    return mask
+
+
 def _always_a_mask(*, batch_size: int, kv_length: int, **kwargs: Any) -> Tensor:
-    """The (batch, keys) mask, all true where nothing is padded: models with an attention of their own expect a tensor."""
-    mask: Tensor | None = flash_attention_mask(batch_size=batch_size, kv_length=kv_length, **kwargs)
+    """As `_padding_mask`, all true where nothing is padded: models with an attention of their own expect a tensor."""
+    mask = _padding_mask(batch_size=batch_size, kv_length=kv_length, **kwargs)
     return torch.ones(batch_size, kv_length, dtype=torch.bool) if mask is None else mask
 
 
 AttentionInterface.register(NAME, _scheme_attention)
-AttentionMaskInterface.register(NAME, flash_attention_mask)
+AttentionMaskInterface.register(NAME, _padding_mask)
 AttentionMaskInterface.register(OWN_NAME, _always_a_mask)
 
 
