@@ -92,7 +92,9 @@ def _add_run(commands: Any) -> None:
     what.add_argument("--layer", help="layers, 1 is the first: 1,2 or 1-4 or all (default: 1,2)")
     what.add_argument("--dim", help="hidden dimensions, from 0: 1,6 or 0-19 or all (default: 0,1)")
     what.add_argument("--site", default="resid", help="resid (layer output), attn, mlp, or several (default: resid)")
-    what.add_argument("--scheme", help=f"{_SCHEME_HELP} (default: origin,dynamic-ntk,rerope)")
+    what.add_argument(
+        "--scheme", help=f"{_SCHEME_HELP} (default: origin,dynamic-ntk,rerope; origin,rerope,stair without RoPE)"
+    )
     what.add_argument("--length", type=int, help="tokens (default: four windows, or a file whole)")
     what.add_argument(
         "--input",
@@ -338,10 +340,14 @@ def _models(args: argparse.Namespace) -> None:
         for row in MODELS.values()
     ]  # fmt: skip
     if args.json:
-        print(json.dumps({"embedded": rows, "families": list(FAMILIES)}))
+        positions = {name: row.positions for name, row in FAMILIES.items()}
+        print(json.dumps({"embedded": rows, "families": list(FAMILIES), "family_positions": positions}))
         return
     print(format_table(rows, ("name", "positions", "window", "trained", "summary")))
-    print(f"\nAny local folder or hub id of these families works too: {', '.join(FAMILIES)}")
+    print("\nAny local folder or hub id of these families works too, by how positions enter:")
+    loadable = [row for row in FAMILIES.values() if row.head]
+    for how in dict.fromkeys(row.positions for row in loadable):
+        print(f"  {how}: {', '.join(row.model_type for row in loadable if row.positions == how)}")
 
 
 def _schemes(args: argparse.Namespace) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from probe.errors import ProbeError, unknown
 from probe.mesa.feeding import check_chunk_batch
 from probe.models.load import LoadedModel
-from probe.models.seam import apply_scheme
+from probe.models.seam import apply_scheme, check_scheme
 from probe.recording.folder import FORMAT, Run, environment, new_run_folder, write_json, write_table, write_trace
 from probe.recording.hooks import Recording, check_sites, record
 from probe.schemes import Scheme, make_scheme, parse_schemes
@@ -166,6 +166,8 @@ def run_probe(
     """
     _validate(loaded, settings)
     asked = parse_schemes(settings.schemes, loaded.window)
+    for scheme in asked:
+        check_scheme(loaded.model, scheme)
     ids = make_input(loaded, settings.input, settings.length, settings.samples, settings.seed)
     torch.manual_seed(settings.seed)
     with new_run_folder(out, force=force) as part:

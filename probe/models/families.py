@@ -5,32 +5,62 @@ Paths are dotted names below the causal LM. A family is one row; a model whose t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any
 
-from torch import nn
-from transformers import PretrainedConfig
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
 
 from probe.errors import ProbeError
-from probe.models.construction import ProbedModel
+from probe.models.construction import ProbedModel, ToyModel
+from probe.models.own_attention import BLOOM, FALCON, MPT, OwnAttention
+from probe.models.positions import Bias, Nowhere, Positions, Rope, falcon_slopes, follows, geometric_slopes, mpt_slopes
 
 SITES = ("resid", "attn", "mlp")
 """Recordable sites of a layer: its output (the residual stream), its attention's output, its MLP's output."""
 
 
+def _no_slopes(config: Any) -> Tensor | None:
+    return None
+
+
+def _fits(config: Any) -> str | None:
+    return None
+
+
 @dataclass(frozen=True)
 class Family:
-    """One row. `attn` and `mlp` are names inside a layer; `rotary` is the module that turns positions into cos and sin.
+    """One row.
 
-    `head` says whether there is a vocabulary head, and so a likelihood.
+    Attributes:
+        positions: how positions enter, in words.
+        layers: the list of decoder layers.
+        rotary: the module that turns positions into cos and sin; empty where there is none.
+        attn: a layer's attention module.
+        mlp: the module in a layer whose output is the MLP's, without the residual.
+        attn_site: the module in a layer whose output is the attention's, where that is not `attn`.
+        head: whether there is a vocabulary head, and so a likelihood.
+        slopes: ALiBi's slopes of a config, float [heads] in scaled scores; None for a config without ALiBi.
+        rotates: whether an attention module of a family with a rotary uses it.
+        own: the attention that the module writes out itself, where it does.
+        misfit: why a config of this family cannot be run, or None.
     """
 
     model_type: str
+    positions: str = "RoPE"
     layers: str = "model.layers"
     rotary: str = "model.rotary_emb"
     attn: str = "self_attn"
     mlp: str = "mlp"
+    attn_site: str = ""
     head: bool = True
+    slopes: Callable[[Any], Tensor | None] = _no_slopes
+    rotates: Callable[[Any], bool] = lambda attention: True
+    own: OwnAttention | None = None
+    misfit: Callable[[Any], str | None] = _fits
 
     def layer_list(self, model: ProbedModel) -> nn.ModuleList:
         """The decoder layers in order."""
@@ -38,10 +68,67 @@ class Family:
         assert isinstance(layers, nn.ModuleList)
         return layers
 
+    def attentions(self, model: ProbedModel) -> list[nn.Module]:
+        """The attention module of every layer."""
+        return [layer.get_submodule(self.attn) for layer in self.layer_list(model)]
+
     def site_module(self, model: ProbedModel, layer: int, site: str) -> nn.Module:
         """The module whose output is `site` of the 1-based `layer`."""
         module = self.layer_list(model)[layer - 1]
-        return module if site == "resid" else module.get_submodule({"attn": self.attn, "mlp": self.mlp}[site])
+        paths = {"attn": self.attn_site or self.attn, "mlp": self.mlp}
+        return module if site == "resid" else module.get_submodule(paths[site])
+
+    def layer_positions(self, model: ProbedModel, angle_dtype: torch.dtype = torch.float32) -> list[Positions]:
+        """How positions enter each layer of a model that is not a construction."""
+        attentions, slopes = self.attentions(model), self.slopes(model.config)
+        if slopes is not None:
+            return [Bias(slopes)] * len(attentions)
+        rope = self._rope(model, angle_dtype)
+        if rope is None:
+            return [Nowhere()] * len(attentions)
+        return [rope if self.rotates(attention) else Nowhere() for attention in attentions]
+
+    def _rope(self, model: ProbedModel, angle_dtype: torch.dtype) -> Rope | None:
+        """The model's rotary, or None where it turns no dimension."""
+        rotary = model.get_submodule(self.rotary)
+        inv_freq = rotary.inv_freq
+        assert isinstance(inv_freq, Tensor)
+        if len(inv_freq) == 0:
+            return None
+        assert not isinstance(model, ToyModel)
+        amplitude, at = float(getattr(rotary, "attention_scaling", 1.0)), follows(model.config, inv_freq.device)
+        return Rope(inv_freq, amplitude, rope_base(model), angle_dtype, at)
+
+
+def rope_base(model: PreTrainedModel) -> float:
+    """The RoPE base that the model was trained with."""
+    parameters = getattr(model.config, "rope_parameters", None) or {}
+    return float(parameters.get("rope_theta", 10000.0))
+
+
+def _mpt_misfit(config: Any) -> str | None:
+    """What MPT was trained with and transformers' MPT does not compute, whatever the config says."""
+    attention = config.attn_config
+    if not attention.alibi:
+        return "attn_config.alibi is false, so its positions are learned embeddings, which transformers does not load"
+    for option in ("qk_ln", "prefix_lm"):
+        if getattr(attention, option, False):
+            return f"attn_config.{option} is true, which transformers' MPT does not compute"
+    if attention.attn_type != "multihead_attention":
+        return (
+            f"attn_config.attn_type is {attention.attn_type!r}, and transformers' MPT computes multihead_attention only"
+        )
+    return None
+
+
+def _bloom_misfit(config: Any) -> str | None:
+    if config.slow_but_exact and config.pretraining_tp > 1:
+        return "slow_but_exact with pretraining_tp > 1 leaves out the output projection's bias; set slow_but_exact to false"
+    return None
+
+
+def _gemma_misfit(config: Any) -> str | None:
+    return "use_bidirectional_attention is true" if getattr(config, "use_bidirectional_attention", None) else None
 
 
 FAMILIES: dict[str, Family] = {
@@ -55,22 +142,58 @@ FAMILIES: dict[str, Family] = {
         Family("olmo"),
         Family("olmo2"),
         Family("phi"),
+        Family("gemma", misfit=_gemma_misfit),
+        # no_rope_layers: a 0 is a layer without rotation; all 0 is a NoPE model.
+        Family("smollm3", "RoPE or none, per layer", rotates=lambda attention: bool(attention.use_rope)),
         # The theorems' toy transformers: positions enter as an additive term, see construction.py.
-        Family("construction", layers="toy.layers", rotary="", attn="attn", head=False),
+        Family("construction", "an additive term", layers="toy.layers", rotary="", attn="attn", head=False),
+        # partial_rotary_factor 0 rotates nothing.
         Family("gpt_neox", layers="gpt_neox.layers", rotary="gpt_neox.rotary_emb", attn="attention"),
+        # alibi_bias_max is what the model was trained with; transformers ignores it and takes 8.
+        Family(
+            "mpt", "ALiBi", layers="transformer.blocks", rotary="", attn="attn", mlp="ffn.down_proj", own=MPT, misfit=_mpt_misfit,
+            slopes=lambda config: mpt_slopes(config.n_heads, config.attn_config.alibi_bias_max),
+        ),
+        # Its attention and MLP add the residual themselves: their last projections are the sites.
+        Family(
+            "bloom", "ALiBi", layers="transformer.h", rotary="", attn="self_attention", attn_site="self_attention.dense",
+            mlp="mlp.dense_4h_to_h", own=BLOOM, misfit=_bloom_misfit, slopes=lambda config: geometric_slopes(config.n_head),
+        ),
+        Family(
+            "falcon", "ALiBi or RoPE", layers="transformer.h", rotary="transformer.rotary_emb", attn="self_attention", own=FALCON,
+            slopes=lambda config: falcon_slopes(config.num_attention_heads, config.hidden_size // config.num_attention_heads)
+            if config.alibi else None,
+        ),
     )
+}  # fmt: skip
+
+_LEARNED = "its positions are learned embeddings, which no scheme reaches"
+_WINDOWED = "its layers alternate between sliding-window and full attention"
+REFUSED = {
+    "gemma2": f"it soft-caps attention scores, and {_WINDOWED}",
+    "gemma3": f"{_WINDOWED}, each kind with a rotary of its own",
+    "gemma3_text": f"{_WINDOWED}, each kind with a rotary of its own",
+    "gpt2": _LEARNED,
+    "gpt_neo": _LEARNED,
+    "gpt_bigcode": _LEARNED,
+    "opt": _LEARNED,
 }
+"""Families that are known not to fit, each with the reason."""
 
 
 def family_of(config: PretrainedConfig | SimpleNamespace) -> Family:
     """The row of a model's family.
 
     Raises:
-        ProbeError: the family is not in the table; the message lists those that are.
+        ProbeError: the family is not in the table (the message lists those that are), or this config of it does not fit.
     """
     row = FAMILIES.get(config.model_type)
     if row is None:
+        reason = f": {REFUSED[config.model_type]}" if config.model_type in REFUSED else ""
         raise ProbeError(
-            f"model family {config.model_type!r} does not fit the position seam; supported: {', '.join(FAMILIES)}"
+            f"model family {config.model_type!r} does not fit the position seam{reason}; supported: {', '.join(FAMILIES)}"
         )
+    misfit = row.misfit(config)
+    if misfit is not None:
+        raise ProbeError(f"this {row.model_type} model does not fit the position seam: {misfit}")
     return row

@@ -20,8 +20,11 @@ from probe.errors import ProbeError, unknown
 from probe.models.construction import PREFIX, ProbedModel, load_construction
 from probe.models.embedded import MODELS
 from probe.models.families import Family, family_of
+from probe.models.positions import Rope
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+ROPE_SCHEMES, OTHER_SCHEMES = "origin,dynamic-ntk,rerope", "origin,rerope,stair"
+"""What a run shows by default, on models with and without RoPE frequencies."""
 _WINDOW_FIELDS = ("max_position_embeddings", "max_seq_len", "n_positions", "seq_length")
 
 
@@ -35,7 +38,7 @@ class LoadedModel:
     tokenizer: PreTrainedTokenizerBase | None
     family: Family
     window: int
-    schemes: str = "origin,dynamic-ntk,rerope"
+    schemes: str = ROPE_SCHEMES
     """What a run shows unless it is told otherwise."""
     layers_shown: tuple[int, ...] = (1, 2)
     dims_shown: tuple[int, ...] = (0, 1)
@@ -168,7 +171,11 @@ def load_model(
         hint = "" if allow_pickle else "; weights that are not safetensors need --allow-pickle"
         raise ProbeError(f"model {name!r} does not load: {_first_line(error)}{hint}") from None
     tokenizer = _tokenizer(source, trust_remote_code)
-    return LoadedModel(name, source, model.to(where).eval(), tokenizer, family, trained)
+    rotates = any(isinstance(positions, Rope) for positions in family.layer_positions(model))
+    return LoadedModel(
+        name, source, model.to(where).eval(), tokenizer, family, trained,
+        schemes=ROPE_SCHEMES if rotates else OTHER_SCHEMES,
+    )  # fmt: skip
 
 
 def _construction(name: str, dtype: str, length: int | None) -> LoadedModel:

@@ -1,34 +1,42 @@
 """The seam: run one model object under a position scheme, and leave no trace afterwards.
 
 The model's rotary is replaced by one that turns nothing, so its attention function receives raw queries and keys
-(and the KV cache holds raw keys); that function, registered with transformers, does the scheme. Everything is
+(and the KV cache holds raw keys); that function, registered with transformers, does the scheme. A module that writes its
+attention out itself gets a forward of its own, which calls the same function (see own_attention.py). Everything is
 undone when the context ends, also on an exception. Nothing is patched on a class.
+
+Layers may sit on several devices: positions and masks of a scheme are made on the CPU, and go to a layer's queries where they
+are used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, PretrainedConfig, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, flash_attention_mask
 
+from constructions.weave import Weave
 from probe.attention.dense import attend_dense
 from probe.attention.merged import attend_pieces
-from probe.attention.rotary import Rotary
 from probe.errors import ProbeError, unknown
 from probe.mesa.feeding import Feeding, check_chunk_batch, fed
 from probe.models.construction import ProbedModel, ToyModel, weave_construction
 from probe.models.families import family_of
+from probe.models.positions import Positions, check_fits
 from probe.schemes.pieces import Piece, compile_pieces
 from probe.schemes.scheme import Scheme
+from probe.schemes.visibility import Visibility
 
 NAME = "weavescope"
+OWN_NAME = "weavescope-own"
+"""Names of the attention function, and of the mask function for models with an attention of their own."""
 BACKENDS = ("pieces", "dense")
 _SLOT = "_weavescope_active"
 
@@ -47,14 +55,10 @@ class _Unrotated(nn.Module):
 
 @dataclass
 class _Active:
-    """A scheme on a model: what its attention function needs, with the last compilation kept for the other layers."""
+    """A scheme on a model: what all layers share, with the last compilation kept for the other layers."""
 
     scheme: Scheme
-    inv_freq: Tensor
-    amplitude: float
-    base: float
     backend: str
-    angle_dtype: torch.dtype
     prompt: int | None = None
     feeding: int | None = None
     _prompt_keys: int | None = field(default=None, repr=False)
@@ -81,33 +85,42 @@ class _Active:
         """Where a prompt of `total` tokens, padding included, may be cut so that its parts do not depend on each other."""
         return self.scheme.borders_at(self.prompt if self.prompt is not None else total)
 
-    def rotary(self, length: int) -> Rotary:
-        """The scheme's frequencies for `length` tokens."""
-        factors = self.scheme.frequencies.factors(2 * len(self.inv_freq), self.base, length, self.scheme.window)
-        if bool((factors == 1).all()):
-            return Rotary(self.inv_freq, self.amplitude, self.angle_dtype)
-        scaled = self.inv_freq.double() * factors.to(self.inv_freq.device)
-        return Rotary(scaled, self.amplitude, self.angle_dtype)
-
     def pieces(self, first: int, length: int, prompt: int) -> list[Piece]:
         """The compiled scheme; layers of one pass share it."""
         if self._compiled is None or self._compiled[0] != (first, length, prompt):
-            weave, visibility = self.scheme.weave_at(length, prompt), self.scheme.visibility_at(length, prompt)
+            weave, visibility = self._resolved(length, prompt)
             self._compiled = ((first, length, prompt), compile_pieces(weave, visibility, first, length))
         return self._compiled[1]
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float, prompt: int) -> Tensor:
+    def _resolved(self, length: int, prompt: int) -> tuple[Weave, Visibility]:
+        """Weave and visibility at this length; while a prompt is fed in parts, those of the whole."""
+        reached = max(length, prompt)
+        return self.scheme.weave_at(reached, prompt), self.scheme.visibility_at(reached, prompt)
+
+    def attend(
+        self, positions: Positions, query: Tensor, key: Tensor, value: Tensor, scaling: float, prompt: int
+    ) -> Tensor:
         """[batch, heads, queries, dim] for unpadded rows; the queries are the last positions of the keys."""
         length = key.shape[2]
         first = length - query.shape[2]
-        scale = self.scheme.scale.factors(torch.arange(first, length), length, self.scheme.window)
+        # While a prompt is fed in parts, parameters that follow the length are those of the whole.
+        reached = max(length, prompt)
+        scale = self.scheme.scale.factors(torch.arange(first, length), reached, self.scheme.window)
         if scale is not None:
             query = query * scale.to(query.device, query.dtype)[:, None]
-        rotary = self.rotary(length)
+        encoding = positions.encoding(self.scheme, reached)
         if self.backend == "dense":
-            weave, visibility = self.scheme.weave_at(length, prompt), self.scheme.visibility_at(length, prompt)
-            return attend_dense(query, key, value, weave, visibility, rotary, scaling)
-        return attend_pieces(query, key, value, self.pieces(first, length, prompt), rotary, scaling)
+            weave, visibility = self._resolved(length, prompt)
+            return attend_dense(query, key, value, weave, visibility, encoding, scaling)
+        return attend_pieces(query, key, value, self.pieces(first, length, prompt), encoding, scaling)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A scheme on one layer: what the layer's attention module carries while the scheme is on."""
+
+    active: _Active
+    positions: Positions
 
 
 def _left_padding(mask: Tensor | None, batch: int, keys: int) -> list[int]:
@@ -129,6 +142,34 @@ def _left_padding(mask: Tensor | None, batch: int, keys: int) -> list[int]:
     return [int(pad) for pad in pads]
 
 
+def _check_options(keys: int, options: dict[str, Any]) -> None:
+    """Refuse what a model asks of its attention and a scheme does not compute.
+
+    A sliding cache drops keys, so that past the window there may be no more keys than it holds: position_ids tell.
+
+    Raises:
+        ProbeError: soft-capped scores, or an input longer than the model's sliding window.
+    """
+    if options.get("softcap") is not None:
+        raise ProbeError(f"the model soft-caps attention scores at {options['softcap']}, which no scheme computes")
+    window, position_ids = options.get("sliding_window"), options.get("position_ids")
+    if window is None:
+        return
+    length = keys if position_ids is None else max(keys, int(position_ids.max()) + 1)
+    if length > window:
+        raise ProbeError(
+            f"the model's sliding attention window is {window} tokens: expected at most that many, got {length}"
+        )
+
+
+def _one_per_query_head(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Grouped queries: every key and value head once for each query head that reads it."""
+    groups = query.shape[1] // key.shape[1]
+    if groups == 1:
+        return key, value
+    return key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+
+
 def _scheme_attention(
     module: nn.Module,
     query: Float[Tensor, "batch heads queries dim"],
@@ -140,32 +181,101 @@ def _scheme_attention(
     **kwargs: Any,
 ) -> tuple[Float[Tensor, "batch queries heads dim"], None]:
     """The function that transformers calls in place of its own attention."""
-    active: _Active = getattr(module, _SLOT)
+    layer: _Layer = getattr(module, _SLOT)
+    active, positions = layer.active, layer.positions
     keys, queries = key.shape[2], query.shape[2]
-    window = kwargs.get("sliding_window")
-    if window is not None and keys > window:
-        raise ProbeError(
-            f"the model's sliding attention window is {window} tokens: expected at most that many, got {keys}"
-        )
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    _check_options(keys, kwargs)
+    key, value = _one_per_query_head(query, key, value)
     pads = _left_padding(attention_mask, query.shape[0], keys)
     prompt = active.prompt_keys(keys, queries)
     if not any(pads):
-        return active.attend(query, key, value, scaling, prompt).transpose(1, 2), None
+        return active.attend(positions, query, key, value, scaling, prompt).transpose(1, 2), None
     out = torch.zeros_like(query)
     for pad in sorted(set(pads)):
         rows = [row for row, count in enumerate(pads) if count == pad]
         # Queries inside the padding come out as zero: nothing reads them.
         skip = max(0, pad - (keys - queries))
         real = query[rows, :, skip:], key[rows, :, pad:], value[rows, :, pad:]
-        out[rows, :, skip:] = active.attend(*real, scaling, max(0, prompt - pad))
+        out[rows, :, skip:] = active.attend(positions, *real, scaling, max(0, prompt - pad))
     return out.transpose(1, 2), None
 
 
+def _padding_mask(
+    *, q_length: int, kv_length: int, q_offset: int | Tensor = 0, kv_offset: int | Tensor = 0, **kwargs: Any
+) -> Tensor | None:
+    """The (batch, keys) mask, or None where nothing is padded.
+
+    Raises:
+        ProbeError: a cache of fixed size, whose keys beyond the last token are not there yet.
+    """
+    if int(kv_offset) + kv_length > int(q_offset) + q_length:
+        raise ProbeError("a static cache does not fit position schemes; expected the dynamic one, which is the default")
+    mask: Tensor | None = flash_attention_mask(q_length=q_length, kv_length=kv_length, **kwargs)
+    return mask
+
+
+def _always_a_mask(*, batch_size: int, kv_length: int, **kwargs: Any) -> Tensor:
+    """As `_padding_mask`, all true where nothing is padded: models with an attention of their own expect a tensor."""
+    mask = _padding_mask(batch_size=batch_size, kv_length=kv_length, **kwargs)
+    return torch.ones(batch_size, kv_length, dtype=torch.bool) if mask is None else mask
+
+
 AttentionInterface.register(NAME, _scheme_attention)
-AttentionMaskInterface.register(NAME, flash_attention_mask)
+AttentionMaskInterface.register(NAME, _padding_mask)
+AttentionMaskInterface.register(OWN_NAME, _always_a_mask)
+
+
+@contextmanager
+def _attributes(module: nn.Module, **values: Any) -> Iterator[None]:
+    """Set attributes on one module; what was there before, or that there was none, comes back at the end.
+
+    For an attribute of the class it is none: a `forward` set here hides the class's until then.
+    """
+    missing = object()
+    before = {name: {**module.__dict__, **module._modules}.get(name, missing) for name in values}
+    try:
+        for name, value in values.items():
+            setattr(module, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            if value is not missing:
+                setattr(module, name, value)
+            elif name in module.__dict__:
+                delattr(module, name)
+
+
+@contextmanager
+def _implementation(config: PretrainedConfig, name: str) -> Iterator[None]:
+    """Choose the attention (and mask) function by name; sub-configurations, which follow, get their own back too."""
+    parts = {key: getattr(config, key) for key in config.sub_configs if getattr(config, key, None) is not None}
+    before = {"": config._attn_implementation} | {key: part._attn_implementation for key, part in parts.items()}
+    try:
+        config._attn_implementation = name
+        yield
+    finally:
+        config._attn_implementation = before
+
+
+@contextmanager
+def _raw_rotary(model: PreTrainedModel, path: str) -> Iterator[None]:
+    """Let the model's rotary turn nothing, so that attention gets, and the cache keeps, raw queries and keys."""
+    parent, _, leaf = path.rpartition(".")
+    inv_freq = model.get_submodule(path).inv_freq
+    assert isinstance(inv_freq, Tensor)
+    with _attributes(model.get_submodule(parent), **{leaf: _Unrotated(2 * inv_freq.shape[0])}):
+        yield
+
+
+def check_scheme(model: ProbedModel, scheme: Scheme) -> None:
+    """Refuse a scheme that the model has no use for, without running anything.
+
+    Raises:
+        ProbeError: an unsupported family, or RoPE frequencies on a model without a rotary.
+    """
+    family = family_of(model.config)
+    if not isinstance(model, ToyModel):
+        check_fits(scheme, family.layer_positions(model), family.model_type)
 
 
 @contextmanager
@@ -191,7 +301,8 @@ def apply_scheme(
             activations hold on CPU, 2 GiB on a GPU. It changes memory and speed, not results.
 
     Raises:
-        ProbeError: an unsupported family, an unknown backend, or a scheme already applied to this model.
+        ProbeError: an unsupported family, an unknown backend, a scheme that the model has no use for, or one applied
+            to this model already.
     """
     if backend not in BACKENDS:
         raise unknown("backend", backend, BACKENDS)
@@ -200,34 +311,20 @@ def apply_scheme(
         with weave_construction(model, scheme):
             yield model
         return
-    attentions = [layer.get_submodule(family.attn) for layer in family.layer_list(model)]
+    attentions = family.attentions(model)
     if any(hasattr(attention, _SLOT) for attention in attentions):
         raise ProbeError("a scheme is applied to this model already; leave its context first")
-    parent_path, _, leaf = family.rotary.rpartition(".")
-    parent, rotary = model.get_submodule(parent_path), model.get_submodule(family.rotary)
-    inv_freq = rotary.inv_freq
-    assert isinstance(inv_freq, Tensor)
-    active = _Active(
-        scheme, inv_freq, float(getattr(rotary, "attention_scaling", 1.0)), rope_base(model), backend,
-        torch.float64 if exact_angles else torch.float32, prompt,
-    )  # fmt: skip
-    before = model.config._attn_implementation
-    try:
-        setattr(parent, leaf, _Unrotated(2 * inv_freq.shape[0]))
-        for attention in attentions:
-            setattr(attention, _SLOT, active)
-        model.config._attn_implementation = NAME
-        with fed(model, Feeding(active.borders, active.begin, check_chunk_batch(chunk_batch))):
-            yield model
-    finally:
-        model.config._attn_implementation = before
-        setattr(parent, leaf, rotary)
-        for attention in attentions:
-            if hasattr(attention, _SLOT):
-                delattr(attention, _SLOT)
-
-
-def rope_base(model: PreTrainedModel) -> float:
-    """The RoPE base that the model was trained with."""
-    parameters = getattr(model.config, "rope_parameters", None) or {}
-    return float(parameters.get("rope_theta", 10000.0))
+    layers = family.layer_positions(model, torch.float64 if exact_angles else torch.float32)
+    check_fits(scheme, layers, family.model_type)
+    active = _Active(scheme, backend, prompt)
+    with ExitStack() as undo:
+        for attention, positions in zip(attentions, layers, strict=True):
+            undo.enter_context(_attributes(attention, **{_SLOT: _Layer(active, positions)}))
+            if family.own is not None:
+                own = family.own.forward(attention, _scheme_attention)
+                undo.enter_context(_attributes(attention, forward=own))
+        if family.own is None:
+            undo.enter_context(_raw_rotary(model, family.rotary))
+        undo.enter_context(_implementation(model.config, NAME if family.own is None else OWN_NAME))
+        undo.enter_context(fed(model, Feeding(active.borders, active.begin, check_chunk_batch(chunk_batch))))
+        yield model
