@@ -56,6 +56,7 @@ class _Active:
     angle_dtype: torch.dtype
     prompt: int | None = None
     _prompt_keys: int | None = field(default=None, repr=False)
+    _rotary: tuple[int, Rotary] | None = field(default=None, repr=False)
     _compiled: tuple[tuple[int, int, int], list[Piece]] | None = field(default=None, repr=False)
 
     def prompt_keys(self, keys: int, queries: int) -> int:
@@ -91,7 +92,9 @@ class _Active:
         scale = self.scheme.scale.factors(torch.arange(first, length), length, self.scheme.window)
         if scale is not None:
             query = query * scale.to(query.device, query.dtype)[:, None]
-        rotary = self.rotary(length)
+        if self._rotary is None or self._rotary[0] != length:
+            self._rotary = (length, self.rotary(length))
+        rotary = self._rotary[1]
         if self.backend == "dense":
             weave, visibility = self.scheme.weave_at(length, prompt), self.scheme.visibility_at(length, prompt)
             return attend_dense(query, key, value, weave, visibility, rotary, scaling)
@@ -135,9 +138,6 @@ def _scheme_attention(
         raise ProbeError(
             f"the model's sliding attention window is {window} tokens: expected at most that many, got {keys}"
         )
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     pads = _left_padding(attention_mask, query.shape[0], keys)
     prompt = active.prompt_keys(keys, queries)
     if not any(pads):

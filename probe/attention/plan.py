@@ -1,0 +1,339 @@
+"""What the pieces of one compilation become: a list of kernel calls, worked out once and run by every layer.
+
+A kernel is fast where it needs no mask and has many queries (torch's CPU kernel does 150 GFLOP/s on 768 queries and more,
+125 on 256, 100 on 64 where those were measured), so runs of queries are called whole where their key ranges allow it:
+
+- bounds that stand still: one unmasked call;
+- a start that stands still and an end that moves with the query: an unmasked rectangle, and a square that the
+  kernel itself treats as causal;
+- anything else, such as a band: blocks of queries with a mask, cut where a bound jumps.
+
+Pieces of different queries whose keys hardly differ in position (the stair's: one piece per residue, each with few queries) are
+called several at a time: with the keys at the last piece's positions, except that each query is masked from those that differ
+for it, and a second call for these. Scores are computed once for nearly every pair, and keys are turned only where they differ.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from probe.attention.kernels import Mask, Tail
+from probe.schemes.pieces import Piece
+
+Rows = slice | Tensor
+"""Places along one dimension of a tensor: a slice (a view) where they are evenly spaced, else an index."""
+
+_FEW = 32
+"""Queries per masked call where the bounds move by several keys per query, so that most of a mask would be hidden."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One kernel call: some of a stage's queries, over some of its keys.
+
+    `rows` are places among the stage's queries, `into` among all of them; `fresh` says that these have no result yet.
+    """
+
+    rows: slice
+    into: Rows
+    keys: slice
+    causal: bool
+    mask: Mask | None
+    fresh: bool
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Calls that share queries and keys at given positions.
+
+    `update` says which keys of the turned cache have to be turned anew, to the positions `update_pos`, because the stages before
+    left others there. `raw` keys are all at position 0 and used as they are. With `only`, the stage has those keys alone.
+    """
+
+    rows: Rows
+    q_pos: Float[Tensor, " queries"]
+    k_pos: Float[Tensor, " keys"]
+    calls: tuple[Call, ...]
+    update: Rows | None
+    update_pos: Float[Tensor, " changed"]
+    raw: bool
+    only: Int[Tensor, " keys"] | None
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """A call before it is placed: rows and keys of a stage."""
+
+    rows: slice
+    keys: slice
+    causal: bool = False
+    mask: Mask | None = None
+
+
+def evenly(index: Int[Tensor, " n"]) -> Rows:
+    """Ascending places as a slice where they are evenly spaced, else as they are."""
+    steps = index.diff()
+    if len(index) < 2 or bool((steps == steps[0]).all()):
+        return slice(int(index[0]), int(index[-1]) + 1, int(steps[0]) if len(index) > 1 else 1)
+    return index
+
+
+def sub(rows: Rows, mine: slice) -> Rows:
+    """Some of these rows."""
+    if isinstance(rows, Tensor):
+        return rows[mine]
+    picked = range(rows.start, rows.stop, rows.step or 1)[mine]
+    return slice(picked.start, picked.stop, picked.step)
+
+
+def _runs(lo: Tensor, hi: Tensor) -> list[tuple[int, int]]:
+    """Row ranges inside which both bounds move by the same step from row to row."""
+    count = len(lo)
+    steps = torch.stack((lo.diff(), hi.diff()), -1)
+    changes = ((steps[1:] != steps[:-1]).any(-1).nonzero()[:, 0] + 1).tolist()
+    runs, at = [], 0
+    while at < count:
+        after = bisect_right(changes, at)
+        stop = changes[after] + 1 if after < len(changes) else count
+        runs.append((at, stop))
+        at = stop
+    return runs
+
+
+def _chunks(start: int, stop: int, size: int) -> Iterator[slice]:
+    for at in range(start, stop, size):
+        yield slice(at, min(at + size, stop))
+
+
+@dataclass
+class Planner:
+    """Makes the calls of one compilation.
+
+    Args:
+        block: queries per masked call.
+        whole: whether a call without a mask may have any number of queries.
+    """
+
+    block: int
+    whole: bool = True
+    masks: dict[tuple, Mask] = field(default_factory=dict)
+    patterns: dict[tuple, tuple[Tensor, Mask]] = field(default_factory=dict)
+
+    def shapes(self, lo: Int[Tensor, " q"], hi: Int[Tensor, " q"]) -> Iterator[_Shape]:
+        """The calls for queries with these key ranges."""
+        runs = _runs(lo, hi)
+        if len(runs) * 16 > len(lo):
+            yield from self._blocks(lo, hi, 0, len(lo), self.block)
+            return
+        for start, stop in runs:
+            yield from self._run(lo, hi, start, stop)
+
+    def _run(self, lo: Tensor, hi: Tensor, start: int, stop: int) -> Iterator[_Shape]:
+        low, high = (int(x[min(start + 1, stop - 1)] - x[start]) for x in (lo, hi))
+        first, edge = int(lo[start]), int(hi[start]) - 1
+        if low == high == 0:
+            for rows in _chunks(start, stop, stop - start if self.whole else self.block):
+                yield _Shape(rows, slice(first, edge + 1))
+        elif (low, high) == (0, 1) and self.whole and stop - start >= 2 * self.block:
+            if edge > first:
+                yield _Shape(slice(start, stop), slice(first, edge))
+            yield _Shape(slice(start, stop), slice(edge, edge + stop - start), causal=True)
+        else:
+            size = self.block if max(low, high) <= 2 else min(self.block, _FEW)
+            yield from self._blocks(lo, hi, start, stop, size)
+
+    def _blocks(self, lo: Tensor, hi: Tensor, start: int, stop: int, size: int) -> Iterator[_Shape]:
+        """Blocks of queries: one masked call, or three where what all queries see is wide enough to be worth its own."""
+        for rows in _chunks(start, stop, size):
+            low, high = lo[rows], hi[rows]
+            first, inner_lo, inner_hi, last = int(low[0]), int(low[-1]), int(high[0]), int(high[-1])
+            if inner_hi - inner_lo < 4 * size:
+                yield self._masked(rows, low, high, first, last)
+                continue
+            if inner_lo > first:
+                yield self._masked(rows, low, high, first, inner_lo + 1)
+            # The edges take one key more than they must, so that every query sees a key of them.
+            inner = slice(inner_lo + (inner_lo > first), inner_hi - (last > inner_hi))
+            yield _Shape(rows, inner)
+            if last > inner_hi:
+                yield self._masked(rows, low, high, inner_hi - 1, last)
+
+    def _masked(self, rows: slice, lo: Tensor, hi: Tensor, first: int, last: int) -> _Shape:
+        """Keys first..last-1 behind a mask; blocks with the same bounds relative to the first key share it."""
+        width = last - first
+        low, high = ((bound - first).clamp(0, width) for bound in (lo, hi))
+        if bool((low == 0).all()) and bool((high == width).all()):
+            return _Shape(rows, slice(first, last))
+        name = (low.numpy().tobytes(), high.numpy().tobytes(), width)
+        if name not in self.masks:
+            keys = torch.arange(width)
+            self.masks[name] = Mask((keys >= low[:, None]) & (keys < high[:, None]))
+        return _Shape(rows, slice(first, last), mask=self.masks[name])
+
+    def shown(self, lo: Tensor, hi: Tensor, owner: Tensor, shown: Bool[Tensor, "owners keys"]) -> Iterator[_Shape]:
+        """Blocks of queries that see, of the keys in their range, those shown to their owner.
+
+        From the last block to the first, so that the earlier find their mask as the end of a later one.
+        """
+        for rows in reversed(list(_chunks(0, len(lo), self.rows(len(shown))))):
+            first, last = int(lo[rows][0]), int(hi[rows][-1])
+            if last > first:
+                mask = self._pattern(lo[rows] - last, hi[rows] - last, owner[rows], shown[:, first:last])
+                if bool(mask.seen.any()):
+                    yield _Shape(rows, slice(first, last), mask=mask)
+
+    def rows(self, owners: int) -> int:
+        """Queries of a call for this many owners. From 192 on, torch's CPU kernel works in larger steps."""
+        return max(1, self.block * 3 // 4 // owners) * owners
+
+    def _pattern(self, lo: Tensor, hi: Tensor, owner: Tensor, shown: Tensor) -> Mask:
+        """The mask of bounds relative to the last key; a kept one, or the end of one, where what is shown is the same."""
+        width = shown.shape[1]
+        low = lo if bool((lo > -width).any()) else lo[:0]
+        name = tuple(x.numpy().tobytes() for x in (low, hi, owner))
+        kept, whole = self.patterns.get(name, (shown[:, :0], None))
+        keys = torch.arange(-width, 0)
+        seen = (keys >= lo[:, None]) & (keys < hi[:, None]) & shown[owner]
+        if whole is not None and kept.shape[1] >= width and torch.equal(kept[:, kept.shape[1] - width :], shown):
+            tail = Tail(whole.seen[:, whole.seen.shape[1] - width :], whole=whole)
+            if whole.empty is None and tail.empty is None:
+                return tail
+        mask = Mask(seen)
+        if kept.shape[1] < width:
+            self.patterns[name] = (shown, mask)
+        return mask
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Queries, ascending, over keys at given positions: a piece, or several whose keys differ for some of their queries.
+
+    `shown[owner[n]]` are the keys that query n may see in its range; None for all. `only` are the keys there are; None for all.
+    """
+
+    queries: Int[Tensor, " queries"]
+    q_pos: Float[Tensor, " queries"]
+    k_pos: Float[Tensor, " keys"]
+    lo: Int[Tensor, " queries"]
+    hi: Int[Tensor, " queries"]
+    owner: Int[Tensor, " queries"] | None = None
+    shown: Bool[Tensor, "owners keys"] | None = None
+    only: Int[Tensor, " keys"] | None = None
+
+    def shapes(self, planner: Planner) -> list[_Shape]:
+        """Its calls."""
+        if self.owner is None or self.shown is None:
+            return list(planner.shapes(self.lo, self.hi))
+        return list(planner.shown(self.lo, self.hi, self.owner, self.shown))
+
+
+def _alike(a: Piece, b: Piece) -> bool:
+    """Whether two pieces have different queries and mostly the same key positions."""
+    if int(a.queries[0]) == int(b.queries[0]) or bool(torch.isin(a.queries, b.queries).any()):
+        return False
+    return 4 * int((a.k_pos != b.k_pos).sum()) <= len(a.k_pos)
+
+
+def _families(pieces: Sequence[Piece]) -> list[list[Piece]]:
+    """Consecutive pieces that are alike."""
+    families: list[list[Piece]] = [[pieces[0]]]
+    for a, b in pairwise(pieces):
+        if _alike(a, b):
+            families[-1].append(b)
+        else:
+            families.append([b])
+    return families
+
+
+def _together(family: list[Piece], block: int) -> int:
+    """How many pieces of a family to call at once.
+
+    With r pieces of which neighbours differ in a share d of the keys, far keys per query and `block` queries per call, a query
+    is masked from far * (r - 1) * d keys and, as its call spans block/r of each piece's queries, from block/r/d/2 at
+    the moving end. The sum is least at the square root below.
+    """
+    differ = sum(float((a.k_pos != b.k_pos).double().mean()) for a, b in pairwise(family)) / (len(family) - 1)
+    far = sum(piece.pairs() for piece in family) / sum(len(piece.queries) for piece in family)
+    if differ == 0:
+        return len(family)
+    return min(len(family), max(1, round(math.sqrt(block / 2 / far) / differ)))
+
+
+def _joined(pieces: list[Piece]) -> list[_Group] | None:
+    """Several pieces as two groups: keys where the last piece has them, and those that differ, where the first does.
+
+    None where a piece has keys at third positions, or the bounds would not ascend.
+    """
+    owner = torch.cat([torch.full_like(piece.queries, number) for number, piece in enumerate(pieces)])
+    queries, order = torch.cat([piece.queries for piece in pieces]).sort()
+    owner, q_pos, lo, hi = (
+        x[order] for x in (owner, *(torch.cat([getattr(p, name) for p in pieces]) for name in ("q_pos", "lo", "hi")))
+    )
+    positions = torch.stack([piece.k_pos for piece in pieces])
+    shown = positions == positions[-1]
+    two = bool((shown | (positions == positions[0])).all())
+    if not two or bool((lo.diff() < 0).any()) or bool((hi.diff() < 0).any()):
+        return None
+    only = (~shown).any(0).nonzero()[:, 0]
+    main = _Group(queries, q_pos, positions[-1], lo, hi, owner, shown)
+    if len(only) == 0:
+        return [_Group(queries, q_pos, positions[-1], lo, hi)]
+    ranks = (torch.searchsorted(only, bound.contiguous()) for bound in (lo, hi))
+    return [main, _Group(queries, q_pos, positions[0][only], *ranks, owner, ~shown[:, only], only)]
+
+
+def _groups(pieces: Sequence[Piece], planner: Planner) -> Iterator[_Group]:
+    """The pieces, those of a family together where that is cheaper."""
+    for family in _families(pieces):
+        size = _together(family, planner.block * 3 // 4) if len(family) > 1 and planner.whole else 1
+        for at in range(0, len(family), size):
+            mine = family[at : at + size]
+            joined = _joined(mine) if len(mine) > 1 else None
+            yield from joined or [_Group(p.queries, p.q_pos, p.k_pos, p.lo, p.hi) for p in mine]
+
+
+def _update(turned: Tensor, k_pos: Tensor, lo: int, hi: int) -> tuple[Rows | None, Tensor]:
+    """Which keys of lo..hi-1 are not yet at their positions, and these; `turned` is brought up to date."""
+    changed = (turned[lo:hi] != k_pos[lo:hi]).nonzero()[:, 0] + lo
+    if len(changed) == 0:
+        return None, k_pos[:0]
+    turned[lo:hi] = k_pos[lo:hi]
+    span = slice(int(changed[0]), int(changed[-1]) + 1)
+    rows: Rows = changed if 3 * len(changed) < span.stop - span.start else span
+    return rows, k_pos[rows]
+
+
+def plan(pieces: Sequence[Piece], first: int, planner: Planner, raw_zero: bool) -> list[Stage]:
+    """The stages of a compilation.
+
+    Args:
+        pieces: the compiled scheme.
+        first: position of the first query.
+        planner: how calls are cut.
+        raw_zero: whether a key at position 0 is the raw key.
+    """
+    length = len(pieces[0].k_pos)
+    # NaN is unlike every position: nothing is turned yet.
+    turned, done = torch.full((length,), math.nan, dtype=torch.float64), torch.zeros(length - first, dtype=torch.bool)
+    stages = []
+    for group in _groups(pieces, planner):
+        rows, calls = evenly(group.queries - first), []
+        for shape in group.shapes(planner):
+            into = sub(rows, shape.rows)
+            calls.append(Call(shape.rows, into, shape.keys, shape.causal, shape.mask, not bool(done[into].any())))
+            done[into] = True
+        raw = raw_zero and not bool(group.k_pos.any())
+        update: Rows | None = None
+        update_pos = group.k_pos[:0]
+        if group.only is None and not raw:
+            update, update_pos = _update(turned, group.k_pos, int(group.lo[0]), int(group.hi[-1]))
+        stages.append(Stage(rows, group.q_pos, group.k_pos, tuple(calls), update, update_pos, raw, group.only))
+    return stages
