@@ -44,12 +44,12 @@ class _Keys:
     value: Tensor
     encoding: Encoding
     turned: Tensor | None = None
+    picked: tuple[Tensor, tuple[Tensor, Tensor]] | None = None
 
     def of(self, stage: Stage) -> tuple[Tensor, Tensor]:
         """Keys and values for the calls of a stage. Stages come in the order of the plan."""
         if stage.only is not None:
-            only = stage.only.to(self.raw.device)
-            return self.encoding.turned(self.raw.index_select(2, only), stage.k_pos), self.value.index_select(2, only)
+            return self._only(stage.only, stage.k_pos)
         if stage.raw or not self.encoding.turns(torch.ones(1)):
             return self.raw, self.value
         if self.turned is None:
@@ -60,6 +60,14 @@ class _Keys:
             changed = stage.update.to(self.raw.device)
             self.turned.index_copy_(2, changed, self.encoding.turned(_taken(self.raw, changed), stage.update_pos))
         return self.turned, self.value
+
+    def _only(self, only: Tensor, k_pos: Tensor) -> tuple[Tensor, Tensor]:
+        """Some keys and their values; stages that follow one another may share them."""
+        if self.picked is None or self.picked[0] is not only:
+            self.picked = None
+            key, value = _taken(self.raw, only), _taken(self.value, only)
+            self.picked = only, (self.encoding.turned(key, k_pos), value)
+        return self.picked[1]
 
 
 @dataclass

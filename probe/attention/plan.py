@@ -8,9 +8,10 @@ A kernel is fast where it needs no mask and has many queries (torch's CPU kernel
   kernel itself treats as causal;
 - anything else, such as a band: blocks of queries with a mask, cut where a bound jumps.
 
-Pieces of different queries whose keys hardly differ in position (the stair's: one piece per residue, each with few queries) are
-called several at a time: with the keys at the last piece's positions, except that each query is masked from those that differ
-for it, and a second call for these. Scores are computed once for nearly every pair, and keys are turned only where they differ.
+Pieces that take turns over the queries with keys hardly apart (the stair's: one per residue of t, keys a step apart where residues
+say so) would be calls of few queries each. They are turned round: keys that all pieces move alike are one class, and a few
+classes are called at once for all queries, at the last class's positions. A query for which the first class moves
+otherwise is masked from the keys that do, and sees these in a second call. So nearly every score is computed once.
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ Rows = slice | Tensor
 
 _FEW = 32
 """Queries per masked call where the bounds move by several keys per query, so that most of a mask would be hidden."""
+
+
+_OVERHEAD = 60
+"""What turning all queries and merging their results costs, in keys that every query might see instead. Measured on CPU."""
 
 
 @dataclass(frozen=True)
@@ -178,21 +183,18 @@ class Planner:
             self.masks[name] = Mask((keys >= low[:, None]) & (keys < high[:, None]))
         return _Shape(rows, slice(first, last), mask=self.masks[name])
 
-    def shown(self, lo: Tensor, hi: Tensor, owner: Tensor, shown: Bool[Tensor, "owners keys"]) -> Iterator[_Shape]:
+    def shown(self, group: Group) -> Iterator[_Shape]:
         """Blocks of queries that see, of the keys in their range, those shown to their owner.
 
         From the last block to the first, so that the earlier find their mask as the end of a later one.
         """
-        for rows in reversed(list(_chunks(0, len(lo), self.rows(len(shown))))):
-            first, last = int(lo[rows][0]), int(hi[rows][-1])
+        assert group.owner is not None and group.shown is not None
+        for rows in reversed(list(_chunks(0, len(group.lo), group.rows))):
+            first, last = int(group.lo[rows][0]), int(group.hi[rows][-1])
             if last > first:
-                mask = self._pattern(lo[rows] - last, hi[rows] - last, owner[rows], shown[:, first:last])
-                if bool(mask.seen.any()):
-                    yield _Shape(rows, slice(first, last), mask=mask)
-
-    def rows(self, owners: int) -> int:
-        """Queries of a call for this many owners. From 192 on, torch's CPU kernel works in larger steps."""
-        return max(1, self.block * 3 // 4 // owners) * owners
+                bounds = group.lo[rows] - last, group.hi[rows] - last
+                mask = self._pattern(*bounds, group.owner[rows], group.shown[:, first:last])
+                yield _Shape(rows, slice(first, last), mask=mask)
 
     def _pattern(self, lo: Tensor, hi: Tensor, owner: Tensor, shown: Tensor) -> Mask:
         """The mask of bounds relative to the last key; a kept one, or the end of one, where what is shown is the same."""
@@ -200,23 +202,24 @@ class Planner:
         low = lo if bool((lo > -width).any()) else lo[:0]
         name = tuple(x.numpy().tobytes() for x in (low, hi, owner))
         kept, whole = self.patterns.get(name, (shown[:, :0], None))
-        keys = torch.arange(-width, 0)
-        seen = (keys >= lo[:, None]) & (keys < hi[:, None]) & shown[owner]
-        if whole is not None and kept.shape[1] >= width and torch.equal(kept[:, kept.shape[1] - width :], shown):
-            tail = Tail(whole.seen[:, whole.seen.shape[1] - width :], whole=whole)
-            if whole.empty is None and tail.empty is None:
+        cut = kept.shape[1] - width
+        if whole is not None and cut >= 0 and whole.empty is None and torch.equal(kept[:, cut:], shown):
+            tail = Tail(whole.seen[:, cut:], whole=whole)
+            if tail.empty is None:
                 return tail
-        mask = Mask(seen)
-        if kept.shape[1] < width:
+        keys = torch.arange(-width, 0)
+        mask = Mask((keys >= lo[:, None]) & (keys < hi[:, None]) & shown[owner])
+        if cut < 0:
             self.patterns[name] = (shown, mask)
         return mask
 
 
 @dataclass(frozen=True)
-class _Group:
-    """Queries, ascending, over keys at given positions: a piece, or several whose keys differ for some of their queries.
+class Group:
+    """Queries, ascending, over keys at given positions: a piece, or a class of keys for the queries of several.
 
-    `shown[owner[n]]` are the keys that query n may see in its range; None for all. `only` are the keys there are; None for all.
+    `shown[owner[n]]` are the keys that query n may see in its range; None for all. `only` are the keys there are, to which
+    positions and bounds then refer; None for all. `rows` are the queries of one call, where something is shown.
     """
 
     queries: Int[Tensor, " queries"]
@@ -227,12 +230,11 @@ class _Group:
     owner: Int[Tensor, " queries"] | None = None
     shown: Bool[Tensor, "owners keys"] | None = None
     only: Int[Tensor, " keys"] | None = None
+    rows: int = 0
 
     def shapes(self, planner: Planner) -> list[_Shape]:
         """Its calls."""
-        if self.owner is None or self.shown is None:
-            return list(planner.shapes(self.lo, self.hi))
-        return list(planner.shown(self.lo, self.hi, self.owner, self.shown))
+        return list(planner.shapes(self.lo, self.hi) if self.owner is None else planner.shown(self))
 
 
 def _alike(a: Piece, b: Piece) -> bool:
@@ -253,51 +255,82 @@ def _families(pieces: Sequence[Piece]) -> list[list[Piece]]:
     return families
 
 
-def _together(family: list[Piece], block: int) -> int:
-    """How many pieces of a family to call at once.
+@dataclass(frozen=True)
+class _Family:
+    """Pieces that take turns: their queries in one row, and how far each piece moves each key from where the first has it."""
 
-    With r pieces of which neighbours differ in a share d of the keys, far keys per query and `block` queries per call, a query
-    is masked from far * (r - 1) * d keys and, as its call spans block/r of each piece's queries, from block/r/d/2 at
-    the moving end. The sum is least at the square root below.
-    """
-    differ = sum(float((a.k_pos != b.k_pos).double().mean()) for a, b in pairwise(family)) / (len(family) - 1)
-    far = sum(piece.pairs() for piece in family) / sum(len(piece.queries) for piece in family)
-    if differ == 0:
-        return len(family)
-    return min(len(family), max(1, round(math.sqrt(block / 2 / far) / differ)))
+    queries: Tensor
+    q_pos: Tensor
+    lo: Tensor
+    hi: Tensor
+    owner: Tensor
+    k_pos: Tensor
+    moved: Tensor  # [pieces, keys]
+
+    @classmethod
+    def of(cls, pieces: list[Piece]) -> _Family:
+        """The family of these pieces."""
+        queries, order = torch.cat([piece.queries for piece in pieces]).sort()
+        owner = torch.cat([torch.full_like(piece.queries, number) for number, piece in enumerate(pieces)])
+        q_pos, lo, hi = (torch.cat([getattr(piece, name) for piece in pieces])[order] for name in ("q_pos", "lo", "hi"))
+        moved = torch.stack([piece.k_pos - pieces[0].k_pos for piece in pieces])
+        return cls(queries, q_pos, lo, hi, owner[order], pieces[0].k_pos, moved)
+
+    def ascends(self) -> bool:
+        """Whether queries differ and bounds ascend, so that neighbouring queries can be called together."""
+        return bool((self.queries.diff() > 0).all() and (self.lo.diff() >= 0).all() and (self.hi.diff() >= 0).all())
+
+    def classes(self) -> list[Tensor]:
+        """Keys that are moved alike, neighbours in how much all pieces together move them."""
+        total = self.moved.sum(0)
+        return [(total == value).nonzero()[:, 0] for value in total.unique()]
+
+    def together(self, classes: int) -> int:
+        """How many classes to call at once.
+
+        Of n classes s at a time, (s - 1)/n of the scores are computed twice, and there are n/s results to merge and
+        turned queries to make, each worth `_OVERHEAD` keys. The sum is least at the square root below.
+        """
+        far = float((self.hi - self.lo).double().mean())
+        return min(classes, max(1, round(classes * math.sqrt(_OVERHEAD / far))))
+
+    def groups(self, classes: list[Tensor], block: int) -> list[Group] | None:
+        """Some classes of keys for all queries; None where a piece moves them in more than two ways."""
+        only = torch.cat(classes).sort().values
+        first, last, moved = self.moved[:, classes[0][0]], self.moved[:, classes[-1][0]], self.moved[:, only]
+        shown = moved == last[:, None]
+        if not bool((shown | (moved == first[:, None])).all()):
+            return None
+        lo, hi = (torch.searchsorted(only, bound.contiguous()) for bound in (self.lo, self.hi))
+        k_pos, q_pos, pieces = self.k_pos[only], self.q_pos - last[self.owner], len(self.moved)
+        rows = math.ceil(3 * block / pieces) * pieces
+        found = [Group(self.queries, q_pos, k_pos, lo, hi, self.owner, shown, only, rows)]
+        mine = (first != last)[self.owner]
+        if bool(mine.any()):
+            q_pos = (self.q_pos - first[self.owner])[mine]
+            rest = (self.queries[mine], q_pos, k_pos, lo[mine], hi[mine], self.owner[mine])
+            few = int((first != last).sum())
+            found.append(Group(*rest, ~shown, only, math.ceil(block * 3 / 4 / few) * few))
+        return found
 
 
-def _joined(pieces: list[Piece]) -> list[_Group] | None:
-    """Several pieces as two groups: keys where the last piece has them, and those that differ, where the first does.
-
-    None where a piece has keys at third positions, or the bounds would not ascend.
-    """
-    owner = torch.cat([torch.full_like(piece.queries, number) for number, piece in enumerate(pieces)])
-    queries, order = torch.cat([piece.queries for piece in pieces]).sort()
-    owner, q_pos, lo, hi = (
-        x[order] for x in (owner, *(torch.cat([getattr(p, name) for p in pieces]) for name in ("q_pos", "lo", "hi")))
-    )
-    positions = torch.stack([piece.k_pos for piece in pieces])
-    shown = positions == positions[-1]
-    two = bool((shown | (positions == positions[0])).all())
-    if not two or bool((lo.diff() < 0).any()) or bool((hi.diff() < 0).any()):
+def _turned_round(pieces: list[Piece], block: int) -> list[Group] | None:
+    """A family by classes of keys; None where that is not possible."""
+    family = _Family.of(pieces)
+    if not family.ascends():
         return None
-    only = (~shown).any(0).nonzero()[:, 0]
-    main = _Group(queries, q_pos, positions[-1], lo, hi, owner, shown)
-    if len(only) == 0:
-        return [_Group(queries, q_pos, positions[-1], lo, hi)]
-    ranks = (torch.searchsorted(only, bound.contiguous()) for bound in (lo, hi))
-    return [main, _Group(queries, q_pos, positions[0][only], *ranks, owner, ~shown[:, only], only)]
+    classes = family.classes()
+    size = family.together(len(classes))
+    found = [family.groups(classes[at : at + size], block) for at in range(0, len(classes), size)]
+    return None if None in found else [group for groups in found for group in groups or ()]
 
 
-def _groups(pieces: Sequence[Piece], planner: Planner) -> Iterator[_Group]:
-    """The pieces, those of a family together where that is cheaper."""
+def _groups(pieces: Sequence[Piece], planner: Planner) -> Iterator[Group]:
+    """The pieces, families turned round."""
     for family in _families(pieces):
-        size = _together(family, planner.block * 3 // 4) if len(family) > 1 and planner.whole else 1
-        for at in range(0, len(family), size):
-            mine = family[at : at + size]
-            joined = _joined(mine) if len(mine) > 1 else None
-            yield from joined or [_Group(p.queries, p.q_pos, p.k_pos, p.lo, p.hi) for p in mine]
+        # A bias wants few queries per call, which the pieces of a family have as they are.
+        turned = _turned_round(family, planner.block) if len(family) > 1 and planner.whole else None
+        yield from turned or [Group(p.queries, p.q_pos, p.k_pos, p.lo, p.hi) for p in family]
 
 
 def _update(turned: Tensor, k_pos: Tensor, lo: int, hi: int) -> tuple[Rows | None, Tensor]:
