@@ -36,7 +36,7 @@ _FEW = 32
 """Queries per masked call where the bounds move by several keys per query, so that most of a mask would be hidden."""
 
 
-_OVERHEAD = 60
+_OVERHEAD = 90
 """What turning all queries and merging their results costs, in keys that every query might see instead. Measured on CPU."""
 
 
