@@ -86,7 +86,8 @@ def _planned(pieces: Sequence[Piece], encoding: Encoding) -> list[Segment]:
         plans[name] = [
             segment for piece in _ordered(pieces) for segment in (_segments(piece) if name[1] else [_whole(piece)])
         ]
-    return plans[name]
+    planned: list[Segment] = plans[name]
+    return planned
 
 
 def _whole(piece: Piece) -> Segment:
@@ -105,9 +106,12 @@ def _scored_by_run(
     """Scores of keys in runs, from views of the cache."""
     count = segment.runs
     turned = encoding.turned(query.expand(-1, -1, count, -1), segment.q_pos)
+    # What an encoding does to a key wherever it is (an amplitude), the query gets in its place.
+    turned = encoding.turned(turned, torch.zeros_like(segment.q_pos))
     queries = grouped(turned, key.shape[1])  # [batch, kv_heads, group, runs, dim]
     if count == 1:
-        return queries[:, :, :, 0] @ key.transpose(-1, -2)
+        of_all: Tensor = queries[:, :, :, 0] @ key.transpose(-1, -2)
+        return of_all
     # Head by head, as the cache of one head is the largest piece whose runs are a view.
     scores = [
         torch.bmm(heads.transpose(0, 1), runs.unflatten(0, (count, -1)).transpose(1, 2)).transpose(0, 1).flatten(1)
@@ -151,7 +155,8 @@ def _biased(scores: Tensor, segments: Sequence[Segment], encoding: Encoding, lik
 
 def _spans(segments: Sequence[Segment]) -> Iterator[tuple[int, int, int]]:
     """Ranges of the cache that follow one another: (first key, stop, place among the scores)."""
-    at, spans = 0, []
+    at = 0
+    spans: list[tuple[int, int, int]] = []
     for segment in segments:
         if spans and spans[-1][1] == segment.start:
             spans[-1] = (spans[-1][0], segment.stop, spans[-1][2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -125,7 +126,7 @@ def _plain(query: Tensor, key: Tensor, value: Tensor, scaling: float, added: Ten
     return (weights @ value.unsqueeze(2)).flatten(1, 2), lse
 
 
-def _kernel(query: Tensor, masked: bool):
+def _kernel(query: Tensor, masked: bool) -> Callable[..., Partial]:
     """The kernel for these queries. CUDA's fused ones are for half types and head sizes that are multiples of 8."""
     if query.device.type == "cpu":
         return _cpu_flash

@@ -29,7 +29,8 @@ def _planned(pieces: Sequence[Piece], first: int, block: int, encoding: Encoding
     plans = pieces.plans if isinstance(pieces, Compiled) else {}
     if name not in plans:
         plans[name] = plan(pieces, first, Planner(block, whole=not encoding.biased), raw_zero)
-    return plans[name]
+    planned: list[Stage] = plans[name]
+    return planned
 
 
 def _taken(x: Tensor, rows: Rows) -> Tensor:
