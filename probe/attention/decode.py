@@ -110,15 +110,15 @@ def _scored_by_run(
     turned = encoding.turned(turned, torch.zeros_like(segment.q_pos))
     queries = grouped(turned, key.shape[1])  # [batch, kv_heads, group, runs, dim]
     if count == 1:
-        of_all: Tensor = queries[:, :, :, 0] @ key.transpose(-1, -2)
-        return of_all
+        return queries[:, :, :, 0] @ key.transpose(-1, -2)
     # Head by head, as the cache of one head is the largest piece whose runs are a view.
     scores = [
         torch.bmm(heads.transpose(0, 1), runs.unflatten(0, (count, -1)).transpose(1, 2)).transpose(0, 1).flatten(1)
         for row, cached in zip(queries, key, strict=True)
         for heads, runs in zip(row, cached, strict=True)
     ]
-    return torch.stack(scores).unflatten(0, key.shape[:2])
+    stacked: Tensor = torch.stack(scores).unflatten(0, key.shape[:2])
+    return stacked
 
 
 def _scores(
