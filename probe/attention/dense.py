@@ -25,19 +25,21 @@ def visible_mask(visibility: Visibility, first: int, length: int) -> Bool[Tensor
 
 def attend_dense(
     query: Float[Tensor, "batch heads queries dim"],
-    key: Float[Tensor, "batch heads keys dim"],
-    value: Float[Tensor, "batch heads keys dim"],
+    key: Float[Tensor, "batch kv_heads keys dim"],
+    value: Float[Tensor, "batch kv_heads keys dim"],
     weave: Weave,
     visibility: Visibility,
     encoding: Encoding,
     scaling: float,
 ) -> Float[Tensor, "batch heads queries dim"]:
-    """Attention of a scheme over raw queries and keys, as one dense matrix.
+    """Attention of a scheme over raw queries and keys, as one dense matrix; key heads may be shared by groups of query heads.
 
     Raises:
         ProbeError: more than `MAX_LENGTH` keys, for which the matrix would not fit.
     """
     length = key.shape[2]
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     if length > MAX_LENGTH:
         raise ProbeError(f"backend dense: expected at most {MAX_LENGTH} tokens, got {length}; use the backend 'pieces'")
     first = length - query.shape[2]

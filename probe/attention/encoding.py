@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -16,13 +17,31 @@ from torch import Tensor
 
 
 class Encoding(ABC):
-    """A position encoding, at one scheme's frequencies."""
+    """A position encoding, at one scheme's frequencies.
+
+    `biased` says whether positions add a bias to the scores.
+    """
+
+    biased: ClassVar[bool] = False
 
     @abstractmethod
     def turned(
-        self, x: Float[Tensor, "batch heads n dim"], positions: Float[Tensor, " n"]
+        self,
+        x: Float[Tensor, "batch heads n dim"],
+        positions: Float[Tensor, " n"],
+        out: Float[Tensor, "batch heads n dim"] | None = None,
     ) -> Float[Tensor, "batch heads n dim"]:
-        """Queries or keys with their positions in; the same tensor where positions enter otherwise."""
+        """Queries or keys with their positions in; without `out` and where `turns` is false, x itself.
+
+        Args:
+            x: raw queries or keys.
+            positions: one per query or key.
+            out: memory for the result.
+        """
+
+    @abstractmethod
+    def turns(self, positions: Float[Tensor, " n"]) -> bool:
+        """Whether `turned` does anything at these positions."""
 
     @abstractmethod
     def scores(
@@ -54,12 +73,20 @@ class Alibi(Encoding):
     """
 
     slopes: Float[Tensor, " heads"]
+    biased: ClassVar[bool] = True
 
     def turned(
-        self, x: Float[Tensor, "batch heads n dim"], positions: Float[Tensor, " n"]
+        self,
+        x: Float[Tensor, "batch heads n dim"],
+        positions: Float[Tensor, " n"],
+        out: Float[Tensor, "batch heads n dim"] | None = None,
     ) -> Float[Tensor, "batch heads n dim"]:
         """As `Encoding.turned`: x."""
-        return x
+        return x if out is None else out.copy_(x)
+
+    def turns(self, positions: Float[Tensor, " n"]) -> bool:
+        """As `Encoding.turns`: never."""
+        return False
 
     def scores(
         self,

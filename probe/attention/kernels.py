@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -10,59 +14,178 @@ Partial = tuple[Float[Tensor, "batch heads queries dim"], Float[Tensor, "batch h
 """Attention output and the natural log-sum-exp of the scores behind it."""
 
 _NEGATIVE_INFINITY = float("-inf")
+_BIASED_MASK = 1 << 24
+"""Most elements of a mask with a bias per head in it: past this a call is cut by queries."""
 
 
-def _additive(seen: Tensor | None, bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """Mask and bias as one tensor to add to the scores: [1, heads or 1, queries or 1, keys]."""
-    if seen is None:
-        return None if bias is None else bias[None, :, None].to(dtype)
-    if bias is None:
-        return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, _NEGATIVE_INFINITY)
-    return bias[None, :, None].to(dtype).masked_fill(~seen, _NEGATIVE_INFINITY)
+@dataclass(frozen=True)
+class Mask:
+    """Which keys each query of a call sees, kept as what a kernel adds to its scores, once per dtype and device.
+
+    A kernel needs a key in every row, so a query that sees none is shown all and its result thrown away.
+    """
+
+    seen: Bool[Tensor, "queries keys"]
+    _added: dict[tuple[torch.dtype, torch.device], Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def empty(self) -> Bool[Tensor, " queries"] | None:
+        """Which queries see no key; None where all see one."""
+        empty = ~self.seen.any(-1)
+        return empty if bool(empty.any()) else None
+
+    def added(self, like: Tensor) -> Float[Tensor, "queries keys"]:
+        """0 where seen and -inf elsewhere, in `like`'s dtype and device."""
+        key = (like.dtype, like.device)
+        if key not in self._added:
+            hidden = ~self.seen if self.empty is None else ~self.seen & ~self.empty[:, None]
+            zeros = torch.zeros(self.seen.shape, dtype=like.dtype, device=like.device)
+            self._added[key] = zeros.masked_fill_(hidden.to(like.device), _NEGATIVE_INFINITY)
+        return self._added[key]
+
+    def dropped(self, part: Partial) -> Partial:
+        """A result with zeros, and a log-sum-exp of -inf, for the queries that see no key."""
+        if self.empty is None:
+            return part
+        empty = self.empty.to(part[1].device)
+        return part[0].masked_fill(empty[:, None], 0.0), part[1].masked_fill(empty, _NEGATIVE_INFINITY)
+
+
+@dataclass(frozen=True)
+class Tail(Mask):
+    """The last keys of a mask in which every query sees one, without a copy of it."""
+
+    whole: Mask | None = None
+
+    def added(self, like: Tensor) -> Float[Tensor, "queries keys"]:
+        """As `Mask.added`."""
+        assert self.whole is not None
+        return self.whole.added(like)[:, self.whole.seen.shape[1] - self.seen.shape[1] :]
 
 
 def _cpu_flash(
-    query: Tensor, key: Tensor, value: Tensor, scaling: float, seen: Tensor | None, bias: Tensor | None
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, added: Tensor | None, causal: bool
 ) -> Partial:
+    """Torch's CPU kernel: fewer key heads than query heads are fine, keys are never expanded."""
+    added = None if added is None else added.to(query.dtype)
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query, key, value, 0.0, False, attn_mask=_additive(seen, bias, query.dtype), scale=scaling
+        query, key, value, 0.0, causal, attn_mask=added, scale=scaling
     )
     return out, lse
 
 
-def _plain(
-    query: Tensor, key: Tensor, value: Tensor, scaling: float, seen: Tensor | None, bias: Tensor | None
+def _cuda_flash(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, added: Tensor | None, causal: bool
 ) -> Partial:
-    scores = (query @ key.transpose(-1, -2)).float() if query.dtype != torch.float64 else query @ key.transpose(-1, -2)
-    scores = scores * scaling
-    if bias is not None:
-        scores = scores + bias[None, :, None]
-    if seen is not None:
-        scores = scores.masked_fill(~seen, _NEGATIVE_INFINITY)
+    """FlashAttention, which takes no mask; it shares key heads between query heads itself."""
+    out, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(
+        query, key, value, 0.0, causal, False, scale=scaling
+    )
+    return out, lse[..., : query.shape[2]]
+
+
+def aligned(added: Float[Tensor, "*lead keys"]) -> Float[Tensor, "*lead keys"]:
+    """The same values in rows that begin at multiples of 8 elements, as the memory-efficient kernel wants them."""
+    keys = added.shape[-1]
+    return torch.nn.functional.pad(added, (0, -keys % 8))[..., :keys]
+
+
+def _cuda_efficient(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, added: Tensor | None, causal: bool
+) -> Partial:
+    """The memory-efficient kernel: a mask, all heads spelled out, and a log-sum-exp padded to 32 queries."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    bias = None
+    if added is not None:
+        bias = aligned(added.to(query.dtype)).expand(query.shape[0], query.shape[1], query.shape[2], key.shape[2])
+    out, lse, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(
+        query, key, value, bias, True, 0.0, causal, scale=scaling
+    )
+    return out, lse[..., : query.shape[2]]
+
+
+def grouped(query: Float[Tensor, "batch heads n dim"], key_heads: int) -> Float[Tensor, "batch kv_heads group n dim"]:
+    """Query heads beside the key head they share."""
+    batch, heads, n, dim = query.shape
+    return query.reshape(batch, key_heads, heads // key_heads, n, dim)
+
+
+def _plain(query: Tensor, key: Tensor, value: Tensor, scaling: float, added: Tensor | None, causal: bool) -> Partial:
+    """A matrix product with a float32 softmax (float64 for float64)."""
+    scores = grouped(query, key.shape[1]) @ key.unsqueeze(2).transpose(-1, -2)
+    scores = scores.to(torch.promote_types(query.dtype, torch.float32)) * scaling
+    scores = scores.flatten(1, 2)
+    if causal:
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+        scores = scores.masked_fill(later, _NEGATIVE_INFINITY)
+    if added is not None:
+        scores = scores + added
     lse = scores.logsumexp(-1)
-    return (scores - lse[..., None]).exp().to(value.dtype) @ value, lse
+    weights = grouped((scores - lse[..., None]).exp().to(value.dtype), key.shape[1])
+    return (weights @ value.unsqueeze(2)).flatten(1, 2), lse
+
+
+def _kernel(query: Tensor, masked: bool) -> Callable[..., Partial]:
+    """The kernel for these queries. CUDA's fused ones are for half types and head sizes that are multiples of 8."""
+    if query.device.type == "cpu":
+        return _cpu_flash
+    fused = query.dtype in (torch.bfloat16, torch.float16) and query.shape[-1] % 8 == 0 and query.shape[-1] <= 256
+    if query.device.type != "cuda" or not fused:
+        return _plain
+    return _cuda_efficient if masked else _cuda_flash
 
 
 def attend(
     query: Float[Tensor, "batch heads queries dim"],
-    key: Float[Tensor, "batch heads keys dim"],
-    value: Float[Tensor, "batch heads keys dim"],
+    key: Float[Tensor, "batch kv_heads keys dim"],
+    value: Float[Tensor, "batch kv_heads keys dim"],
     scaling: float,
-    seen: Bool[Tensor, "queries keys"] | None = None,
+    mask: Mask | None = None,
     bias: Float[Tensor, "heads keys"] | None = None,
+    causal: bool = False,
 ) -> Partial:
-    """Softmax attention with its log-sum-exp (base e); every query must see a key.
+    """Softmax attention with its log-sum-exp (base e): zeros and -inf for a query that sees no key.
 
-    `seen` hides keys, `bias` is added to the scaled scores of a key for every query. On CPU this is torch's flash kernel; elsewhere a matrix product with a float32 softmax.
+    Args:
+        query: queries; their heads are a multiple of the keys' heads, and neighbours share one.
+        key: keys with their positions in.
+        value: values.
+        scaling: factor on the scores.
+        mask: which keys a query sees; None for all.
+        bias: added to the scaled scores of a key for every query.
+        causal: query n sees keys 0..n (as many keys as queries; no mask beside it).
     """
-    kernel = _cpu_flash if query.device.type == "cpu" else _plain
-    return kernel(query, key, value, scaling, seen, bias)
+    part = _attend(query, key, value, scaling, mask, bias, causal)
+    return part if mask is None else mask.dropped(part)
+
+
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, mask: Mask | None, bias: Tensor | None, causal: bool
+) -> Partial:
+    if bias is None:
+        added = None if mask is None else mask.added(query)
+        return _kernel(query, mask is not None)(query, key, value, scaling, added, causal)
+    kernel, row = _kernel(query, True), bias[None, :, None]
+    if mask is None:
+        return kernel(query, key, value, scaling, row, causal)
+    # Only here is the mask a matrix per head: few queries at a time.
+    rows = max(1, _BIASED_MASK // bias.numel())
+    parts = [
+        kernel(query[:, :, mine], key, value, scaling, row + mask.added(row)[mine], causal)
+        for mine in (slice(at, at + rows) for at in range(0, query.shape[2], rows))
+    ]
+    return torch.cat([out for out, _ in parts], 2), torch.cat([lse for _, lse in parts], 2)
 
 
 def merge(a: Partial, b: Partial) -> Partial:
     """Attention over the union of two disjoint key sets; exact. A side that saw nothing has log-sum-exp -inf."""
+    return merge_(((a[0].clone()), a[1].clone()), b)
+
+
+def merge_(a: Partial, b: Partial) -> Partial:
+    """`merge` into the memory of a, which may be views."""
     (out_a, lse_a), (out_b, lse_b) = a, b
     # Weights in the log-sum-exp's precision (float32 for half types), from the larger side: never an overflow.
     share = torch.sigmoid(lse_b - lse_a).nan_to_num_(0.0)[..., None]
-    out = out_a + (out_b - out_a) * share.to(out_a.dtype)
-    return out, torch.logaddexp(lse_a, lse_b)
+    return out_a.lerp_(out_b, share.to(out_a.dtype)), lse_a.copy_(torch.logaddexp(lse_a, lse_b))

@@ -2,135 +2,183 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
+from probe.attention.decode import attend_one
 from probe.attention.encoding import Encoding
-from probe.attention.kernels import Partial, attend, merge
-from probe.schemes.pieces import Piece
+from probe.attention.kernels import Partial, attend, merge, merge_
+from probe.attention.plan import Call, Planner, Rows, Stage, plan
+from probe.errors import ProbeError
+from probe.schemes.pieces import Compiled, Piece
 
-QUERY_BLOCK = 256
-
-
-def _spans(lo: Tensor, hi: Tensor) -> list[tuple[int, int, bool]]:
-    """Key spans (start, stop, ragged) of a query block: what all its queries see, and the ragged edges beside it."""
-    first, last = int(lo[0]), int(hi[-1])
-    inner_lo, inner_hi = int(lo[-1]), int(hi[0])
-    if inner_lo >= inner_hi:
-        return [(first, last, True)]
-    spans = [(first, inner_lo, True), (inner_lo, inner_hi, False), (inner_hi, last, True)]
-    return [span for span in spans if span[1] > span[0]]
+QUERY_BLOCK = {"cpu": 256, "cuda": 2048}
+"""Queries per masked kernel call by kind of device."""
 
 
-@lru_cache(maxsize=128)
-def _edge(lo: bytes, hi: bytes, width: int) -> tuple[Bool[Tensor, "q k"], Bool[Tensor, " q"]]:
-    """Which keys of a ragged span each query sees, and which queries see none (those rows are set to see all).
-
-    Bounds are relative to the span, so the blocks of a band, and every layer, share one mask.
-    """
-    first, stop = (torch.frombuffer(bytearray(bound), dtype=torch.int64)[:, None] for bound in (lo, hi))
-    keys = torch.arange(width)
-    seen = (keys >= first) & (keys < stop)
-    empty = ~seen.any(-1)
-    seen[empty] = True  # the kernel needs a key in every row; the row's output is dropped
-    return seen, empty
+def _planned(pieces: Sequence[Piece], first: int, block: int, encoding: Encoding) -> list[Stage]:
+    """The plan of these pieces, kept beside them for the other layers."""
+    raw_zero = not encoding.turns(torch.zeros(1))
+    # A bias is taken relative to a query near by, so that with one no call may span many queries.
+    name = ("prefill", block, encoding.biased, raw_zero)
+    plans = pieces.plans if isinstance(pieces, Compiled) else {}
+    if name not in plans:
+        plans[name] = plan(pieces, first, Planner(block, whole=not encoding.biased), raw_zero)
+    planned: list[Stage] = plans[name]
+    return planned
 
 
-def _shifted(part: Partial, offset: Tensor | None) -> Partial:
-    """A part whose scores all had something more per query."""
-    return part if offset is None else (part[0], part[1] + offset)
+def _taken(x: Tensor, rows: Rows) -> Tensor:
+    return x[:, :, rows] if isinstance(rows, slice) else x.index_select(2, rows.to(x.device))
 
 
-def _ragged(
-    query: Tensor, key: Tensor, value: Tensor, scaling: float, lo: Tensor, hi: Tensor, bias: Tensor | None
-) -> Partial:
-    """Attention over a span whose edges differ by query: who sees nothing of it gets log-sum-exp -inf."""
-    seen, empty = _edge(lo.numpy().tobytes(), hi.numpy().tobytes(), key.shape[2])
-    out, lse = attend(query, key, value, scaling, seen.to(query.device), bias)
-    if not bool(empty.any()):
-        return out, lse
-    empty = empty.to(lse.device)
-    return out.masked_fill(empty[:, None], 0.0), lse.masked_fill(empty, float("-inf"))
+@dataclass
+class _Keys:
+    """Keys with their positions in: one buffer, in which a stage turns only what the stages before left elsewhere."""
+
+    raw: Tensor
+    value: Tensor
+    encoding: Encoding
+    turned: Tensor | None = None
+    picked: tuple[Tensor, tuple[Tensor, Tensor]] | None = None
+
+    def of(self, stage: Stage) -> tuple[Tensor, Tensor]:
+        """Keys and values for the calls of a stage. Stages come in the order of the plan."""
+        if stage.only is not None:
+            return self._only(stage.only, stage.k_pos)
+        if stage.raw or not self.encoding.turns(torch.ones(1)):
+            return self.raw, self.value
+        if self.turned is None:
+            self.turned = torch.empty(self.raw.shape, dtype=self.raw.dtype, device=self.raw.device)
+        if isinstance(stage.update, slice):
+            self.encoding.turned(self.raw[:, :, stage.update], stage.update_pos, self.turned[:, :, stage.update])
+        elif stage.update is not None:
+            changed = stage.update.to(self.raw.device)
+            self.turned.index_copy_(2, changed, self.encoding.turned(_taken(self.raw, changed), stage.update_pos))
+        return self.turned, self.value
+
+    def _only(self, only: Tensor, k_pos: Tensor) -> tuple[Tensor, Tensor]:
+        """Some keys and their values; stages that follow one another may share them."""
+        if self.picked is None or self.picked[0] is not only:
+            self.picked = None
+            key, value = _taken(self.raw, only), _taken(self.value, only)
+            self.picked = only, (self.encoding.turned(key, k_pos), value)
+        return self.picked[1]
 
 
-def _block(
-    query: Tensor, key: Tensor, value: Tensor, scaling: float, lo: Tensor, hi: Tensor, bias: Tensor | None
-) -> Partial:
-    """One block of queries over its key spans."""
-    result: Partial | None = None
-    for start, stop, ragged in _spans(lo, hi):
-        k, v = key[:, :, start:stop], value[:, :, start:stop]
-        b = None if bias is None else bias[:, start:stop]
-        if ragged:
-            low, high = ((bound - start).clamp(0, stop - start) for bound in (lo, hi))
-            part = _ragged(query, k, v, scaling, low, high, b)
+@dataclass
+class _Result:
+    """The outputs so far and the log-sum-exp behind them."""
+
+    out: Tensor
+    lse: Tensor
+
+    def add(self, call: Call, part: Partial) -> None:
+        """A call's part, merged with what its queries have."""
+        into = call.into
+        if call.fresh and isinstance(into, slice) and into == slice(0, self.out.shape[2], 1):
+            self.out, self.lse = part
+        elif call.fresh:
+            self.out[:, :, into], self.lse[:, :, into] = part
+        elif isinstance(into, slice):
+            merge_((self.out[:, :, into], self.lse[:, :, into]), part)
         else:
-            part = attend(query, k, v, scaling, None, b)
-        result = part if result is None else merge(result, part)
-    assert result is not None  # a piece holds no query that sees nothing
-    return result
+            self.out[:, :, into], self.lse[:, :, into] = merge((self.out[:, :, into], self.lse[:, :, into]), part)
 
 
-def _rows(piece: Piece, first: int) -> slice | Tensor:
-    """The piece's rows of the query tensor: a slice (a view) where they are evenly spaced, else an index."""
-    rows = piece.queries - first
-    steps = rows.diff()
-    if len(rows) < 2 or bool((steps == steps[0]).all()):
-        return slice(int(rows[0]), int(rows[-1]) + 1, int(steps[0]) if len(rows) > 1 else 1)
-    return rows
+def _called(
+    query: Tensor, key: Tensor, value: Tensor, stage: Stage, call: Call, encoding: Encoding, scaling: float
+) -> Partial:
+    """One kernel call, with the bias of its queries."""
+    q_pos = stage.q_pos[call.rows]
+    reference = float(q_pos[-1])
+    q, k, v = query[:, :, call.rows], key[:, :, call.keys], value[:, :, call.keys]
+    bias = encoding.bias(stage.k_pos[call.keys], reference, query)
+    out, lse = attend(q, k, v, scaling, call.mask, bias, call.causal)
+    offset = encoding.offset(q_pos, reference, query)
+    return (out, lse) if offset is None else (out, lse + offset)
 
 
 def attend_pieces(
     query: Float[Tensor, "batch heads queries dim"],
-    key: Float[Tensor, "batch heads keys dim"],
-    value: Float[Tensor, "batch heads keys dim"],
-    pieces: list[Piece],
+    key: Float[Tensor, "batch kv_heads keys dim"],
+    value: Float[Tensor, "batch kv_heads keys dim"],
+    pieces: Sequence[Piece],
     encoding: Encoding,
     scaling: float,
-    block: int = QUERY_BLOCK,
+    block: int | None = None,
 ) -> Float[Tensor, "batch heads queries dim"]:
     """Attention of a whole scheme over raw (unrotated) queries and keys.
 
     Args:
-        query: the last `queries` positions of the `keys` positions.
-        key: raw keys, as many heads as the queries.
+        query: the last `queries` positions of the `keys` positions; their heads are a multiple of the keys' heads.
+        key: raw keys.
         value: values.
-        pieces: the scheme compiled for exactly these queries and keys.
+        pieces: the scheme compiled for exactly these queries and keys. What `compile_pieces` returns keeps the plan of its
+            calls, so that layers which pass the same object share it.
         encoding: how positions enter, at the scheme's frequencies.
         scaling: factor on the scores.
-        block: queries per kernel call.
+        block: queries per masked kernel call; default by device. A single query is decoded (`probe.attention.decode`), unless
+            this is given.
+
+    Raises:
+        ProbeError: at a backward pass.
     """
-    first = key.shape[2] - query.shape[2]
-    out = torch.zeros_like(query)
-    lse = torch.full(query.shape[:3], float("-inf"), device=query.device, dtype=_lse_dtype(query))
-    for number, piece in enumerate(pieces):
-        rows = _rows(piece, first)
-        stop = int(piece.hi[-1])
-        turned_k = encoding.turned(key[:, :, :stop], piece.k_pos[:stop])
-        turned_q = encoding.turned(query[:, :, rows], piece.q_pos)
-        for at in range(0, len(piece.queries), block):
-            mine = slice(at, at + block)
-            reference = float(piece.q_pos[mine][-1])
-            bias = encoding.bias(piece.k_pos[:stop], reference, query)
-            part = _block(turned_q[:, :, mine], turned_k, value, scaling, piece.lo[mine], piece.hi[mine], bias)
-            part = _shifted(part, encoding.offset(piece.q_pos[mine], reference, query))
-            chosen = _sub(rows, mine, len(piece.queries))
-            if number > 0:
-                part = merge((out[:, :, chosen], lse[:, :, chosen]), part)
-            out[:, :, chosen], lse[:, :, chosen] = part
-    return out
+    with torch.no_grad():
+        if query.shape[2] == 1 and block is None:
+            out = attend_one(query, key, value, pieces, encoding, scaling)
+        else:
+            out = _attend_many(query, key, value, pieces, encoding, scaling, block)
+    wanted = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
+    return _NoGradient.apply(out, query, key, value) if wanted else out
 
 
-def _sub(rows: slice | Tensor, mine: slice, count: int) -> slice | Tensor:
-    """The rows of one block among a piece's rows."""
-    if isinstance(rows, Tensor):
-        return rows[mine]
-    picked = range(rows.start, rows.stop, rows.step)[mine]
-    return slice(picked.start, picked.stop, picked.step)
+class _NoGradient(torch.autograd.Function):
+    """Kernels give no gradient of a log-sum-exp, so merged pieces have none: a backward pass must not pass them by."""
+
+    @staticmethod
+    def forward(ctx: Any, out: Tensor, *inputs: Tensor) -> Tensor:
+        """The output, which now needs the gradient it cannot have."""
+        return out.view_as(out)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        """Always an error."""
+        raise ProbeError("backend pieces: expected inference only, got a backward pass; use the backend 'dense'")
 
 
-def _lse_dtype(query: Tensor) -> torch.dtype:
-    return torch.float64 if query.dtype == torch.float64 else torch.float32
+def _attend_many(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    pieces: Sequence[Piece],
+    encoding: Encoding,
+    scaling: float,
+    block: int | None,
+) -> Tensor:
+    """The planned calls, stage by stage."""
+    block = block or QUERY_BLOCK.get(query.device.type, 256)
+    keys = _Keys(key, value, encoding)
+    result = _Result(_empty(query), _no_lse(query))
+    for stage in _planned(pieces, key.shape[2] - query.shape[2], block, encoding):
+        turned_k, v = keys.of(stage)
+        turned_q = encoding.turned(_taken(query, stage.rows), stage.q_pos)
+        for call in stage.calls:
+            result.add(call, _called(turned_q, turned_k, v, stage, call, encoding, scaling))
+    return result.out
+
+
+def _empty(query: Tensor) -> Tensor:
+    """Zeros in the layout that the model's next step reads: positions before heads."""
+    batch, heads, queries, dim = query.shape
+    return query.new_zeros(batch, queries, heads, dim).transpose(1, 2)
+
+
+def _no_lse(query: Tensor) -> Tensor:
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    return torch.full(query.shape[:3], float("-inf"), device=query.device, dtype=dtype)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from probe.attention.encoding import Encoding
+
+_CHUNK = 512
+"""Positions rotated at a time, so that the temporary stays in the processor's cache."""
+
+_TABLES = 16
+"""How many tables of cosines and sines are kept: a scheme has a few position vectors per pass, and every layer uses them."""
+
+_Tables = tuple[Float[Tensor, "rows half"], Float[Tensor, "rows half"]]
 
 
 @dataclass(frozen=True)
@@ -22,23 +30,47 @@ class Rotary(Encoding):
     inv_freq: Float[Tensor, " half"]
     amplitude: float = 1.0
     angle_dtype: torch.dtype = torch.float32
+    _kept: dict[tuple, tuple[Tensor, _Tables]] = field(default_factory=dict, repr=False, compare=False)
 
-    def tables(
-        self, positions: Float[Tensor, " n"], like: Tensor
-    ) -> tuple[Float[Tensor, "n half"], Float[Tensor, "n half"]]:
-        """cos and sin of every position, in `like`'s dtype and device."""
+    def tables(self, positions: Float[Tensor, " n"], like: Tensor) -> _Tables:
+        """cos and sin of every position, in `like`'s dtype and device; one row where all positions are the same."""
+        key = (id(positions), like.dtype, like.device)
+        if key not in self._kept:
+            if len(self._kept) >= _TABLES:
+                self._kept.pop(next(iter(self._kept)))
+            # The positions are kept beside their tables, so that their id stays theirs.
+            self._kept[key] = (positions, self._new_tables(positions, like))
+        return self._kept[key][1]
+
+    def _new_tables(self, positions: Tensor, like: Tensor) -> _Tables:
+        if bool((positions == positions[0]).all()):
+            positions = positions[:1]
         frequencies = self.inv_freq.to(like.device, self.angle_dtype)
         angles = positions.to(like.device, self.angle_dtype)[:, None] * frequencies
         return (angles.cos() * self.amplitude).to(like.dtype), (angles.sin() * self.amplitude).to(like.dtype)
 
+    def turns(self, positions: Float[Tensor, " n"]) -> bool:
+        """As `Encoding.turns`: positions other than 0, frequencies other than 0, or an amplitude."""
+        return self.amplitude != 1.0 or (bool(self.inv_freq.any()) and bool(positions.any()))
+
     def turned(
-        self, x: Float[Tensor, "batch heads n dim"], positions: Float[Tensor, " n"]
+        self,
+        x: Float[Tensor, "batch heads n dim"],
+        positions: Float[Tensor, " n"],
+        out: Float[Tensor, "batch heads n dim"] | None = None,
     ) -> Float[Tensor, "batch heads n dim"]:
         """As `Encoding.turned`: rotate the first 2*half dimensions of every head; pairs are (j, j + half), the rest passes through."""
+        if len(positions) == 0 or not self.turns(positions):
+            return x if out is None else out.copy_(x)
         cos, sin = self.tables(positions, x)
+        out = torch.empty_like(x) if out is None else out
         half = self.inv_freq.shape[0]
-        first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
-        return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1)
+        out[..., 2 * half :] = x[..., 2 * half :]
+        for at in range(0, x.shape[2], _CHUNK):
+            mine = slice(at, at + _CHUNK)
+            tables = (cos, sin) if len(cos) == 1 else (cos[mine], sin[mine])
+            _rotate(x[:, :, mine, : 2 * half], *tables, out[:, :, mine, : 2 * half])
+        return out
 
     def scores(
         self,
@@ -62,3 +94,14 @@ class Rotary(Encoding):
             )
             scores = scores + turned * self.amplitude**2
         return scores * scaling
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
+    """Pairs (j, j + half) of x turned into `out`, with every product rounded by itself, as transformers rounds."""
+    half = cos.shape[-1]
+    crossed = torch.empty_like(x)
+    torch.mul(x[..., half:], -sin, out=crossed[..., :half])
+    torch.mul(x[..., :half], sin, out=crossed[..., half:])
+    torch.mul(x[..., :half], cos, out=out[..., :half])
+    torch.mul(x[..., half:], cos, out=out[..., half:])
+    out += crossed

@@ -24,6 +24,7 @@ from transformers.masking_utils import AttentionMaskInterface, flash_attention_m
 
 from constructions.weave import Weave
 from probe.attention.dense import attend_dense
+from probe.attention.encoding import Encoding
 from probe.attention.merged import attend_pieces
 from probe.errors import ProbeError, unknown
 from probe.mesa.feeding import Feeding, check_chunk_batch, fed
@@ -62,6 +63,7 @@ class _Active:
     prompt: int | None = None
     feeding: int | None = None
     _prompt_keys: int | None = field(default=None, repr=False)
+    _encodings: dict[int, tuple[int, Encoding]] = field(default_factory=dict, repr=False)
     _compiled: tuple[tuple[int, int, int], list[Piece]] | None = field(default=None, repr=False)
 
     def prompt_keys(self, keys: int, queries: int) -> int:
@@ -92,6 +94,13 @@ class _Active:
             self._compiled = ((first, length, prompt), compile_pieces(weave, visibility, first, length))
         return self._compiled[1]
 
+    def _encoding(self, positions: Positions, length: int) -> Encoding:
+        """The encoding of layers with these positions; they share its tables of angles."""
+        known = self._encodings.get(id(positions))  # the layers keep them alive
+        if known is None or known[0] != length:
+            known = self._encodings[id(positions)] = (length, positions.encoding(self.scheme, length))
+        return known[1]
+
     def _resolved(self, length: int, prompt: int) -> tuple[Weave, Visibility]:
         """Weave and visibility at this length; while a prompt is fed in parts, those of the whole."""
         reached = max(length, prompt)
@@ -108,7 +117,7 @@ class _Active:
         scale = self.scheme.scale.factors(torch.arange(first, length), reached, self.scheme.window)
         if scale is not None:
             query = query * scale.to(query.device, query.dtype)[:, None]
-        encoding = positions.encoding(self.scheme, reached)
+        encoding = self._encoding(positions, reached)
         if self.backend == "dense":
             weave, visibility = self._resolved(length, prompt)
             return attend_dense(query, key, value, weave, visibility, encoding, scaling)
@@ -162,14 +171,6 @@ def _check_options(keys: int, options: dict[str, Any]) -> None:
         )
 
 
-def _one_per_query_head(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Grouped queries: every key and value head once for each query head that reads it."""
-    groups = query.shape[1] // key.shape[1]
-    if groups == 1:
-        return key, value
-    return key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-
-
 def _scheme_attention(
     module: nn.Module,
     query: Float[Tensor, "batch heads queries dim"],
@@ -185,7 +186,6 @@ def _scheme_attention(
     active, positions = layer.active, layer.positions
     keys, queries = key.shape[2], query.shape[2]
     _check_options(keys, kwargs)
-    key, value = _one_per_query_head(query, key, value)
     pads = _left_padding(attention_mask, query.shape[0], keys)
     prompt = active.prompt_keys(keys, queries)
     if not any(pads):

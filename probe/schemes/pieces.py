@@ -7,8 +7,9 @@ scheme are disjoint and together are exactly what the queries see; their outputs
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -47,6 +48,14 @@ class Piece:
     def pairs(self) -> int:
         """How many (query, key) pairs it visits."""
         return int((self.hi - self.lo).clamp(min=0).sum())
+
+
+class Compiled(list[Piece]):
+    """The pieces of one compilation; whoever runs them may keep what it worked out beside them, for the next layer."""
+
+    def __init__(self, pieces: Iterable[Piece]) -> None:
+        super().__init__(pieces)
+        self.plans: dict[Hashable, Any] = {}
 
 
 def _piece(t: Tensor, q_pos: Tensor, k_pos: Tensor, lo: Tensor, hi: Tensor) -> Piece:
@@ -166,7 +175,7 @@ def _without_empty(piece: Piece) -> Piece:
     return Piece(piece.queries[keep], piece.q_pos[keep], piece.k_pos, piece.lo[keep], piece.hi[keep])
 
 
-def compile_pieces(weave: Weave, visibility: Visibility, first: int, length: int) -> list[Piece]:
+def compile_pieces(weave: Weave, visibility: Visibility, first: int, length: int) -> Compiled:
     """The pieces for queries first..length-1 over keys 0..length-1.
 
     Args:
@@ -178,4 +187,4 @@ def compile_pieces(weave: Weave, visibility: Visibility, first: int, length: int
     t, i = torch.arange(first, length), torch.arange(length)
     intervals = visibility.intervals(t)
     clipped = [_clip(piece, interval, first) for piece in split(weave, t, i) for interval in intervals]
-    return [piece for piece in map(_without_empty, clipped) if len(piece.queries)]
+    return Compiled(piece for piece in map(_without_empty, clipped) if len(piece.queries))

@@ -1,0 +1,191 @@
+"""One query over a long cache of raw keys: the query is turned once per distinct relative position, never the cache.
+
+Keys at one relative position are scored with one turned query; long runs of equal length (the stair's) are one batched product over
+views of the cache. Where every key has a position of its own there are as many turned queries as keys, so there the keys are
+turned, a chunk at a time in a buffer that stays in the processor's cache. Then one softmax over all scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from probe.attention.encoding import Encoding
+from probe.attention.kernels import grouped
+from probe.schemes.pieces import Compiled, Piece
+
+_LONG = 16
+"""Mean run length from which turning the query per run is cheaper than turning the keys."""
+
+_CHUNK = 512
+"""Keys turned at a time."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Keys start..stop-1 of the cache, in `runs` runs of equal length, each at one relative position.
+
+    Where keys have positions of their own, runs is 0 and `q_pos`, `k_pos` are what the query and the keys are turned by;
+    else `q_pos` has the relative position of every run. `relative` has one position per key, for a bias.
+    """
+
+    start: int
+    stop: int
+    runs: int
+    q_pos: Float[Tensor, " turns"]
+    k_pos: Float[Tensor, " turned"]
+    relative: Float[Tensor, " keys"]
+
+
+def _run_segments(relative: Tensor, start: int) -> Iterator[Segment]:
+    """Keys from `start` on, in runs: whole runs of one length together, those cut short at an end by themselves."""
+    values, lengths = torch.unique_consecutive(relative, return_counts=True)
+    equal, counts = torch.unique_consecutive(lengths, return_counts=True)
+    at = run = 0
+    for length, count in zip(equal.tolist(), counts.tolist(), strict=True):
+        size, mine = length * count, values[run : run + count]
+        yield Segment(start + at, start + at + size, count, mine, mine[:0], relative[at : at + size])
+        at, run = at + size, run + count
+
+
+def _segments(piece: Piece) -> list[Segment]:
+    """A piece of one query as segments."""
+    start, stop = int(piece.lo[0]), int(piece.hi[0])
+    k_pos = piece.k_pos[start:stop]
+    relative = piece.q_pos - k_pos
+    found = list(_run_segments(relative, start)) if _mostly_long(relative) else []
+    # Runs of many lengths would be a call each.
+    if found and len(found) * _LONG <= stop - start + 3 * _LONG:
+        return found
+    return [
+        Segment(start + at, start + at + len(part), 0, piece.q_pos, part, relative[at : at + _CHUNK])
+        for at in range(0, stop - start, _CHUNK)
+        for part in [k_pos[at : at + _CHUNK]]
+    ]
+
+
+def _mostly_long(relative: Tensor) -> bool:
+    return len(relative) >= _LONG * (1 + int((relative.diff() != 0).sum()))
+
+
+def _ordered(pieces: Sequence[Piece]) -> list[Piece]:
+    """By their keys, so that values can be taken in few ranges."""
+    return sorted(pieces, key=lambda piece: int(piece.lo[0]))
+
+
+def _planned(pieces: Sequence[Piece], encoding: Encoding) -> list[Segment]:
+    """The segments of all pieces, kept beside them for the other layers."""
+    plans = pieces.plans if isinstance(pieces, Compiled) else {}
+    name = ("decode", encoding.turns(torch.ones(1)))
+    if name not in plans:
+        # Positions that turn nothing are no reason to cut keys up.
+        plans[name] = [
+            segment for piece in _ordered(pieces) for segment in (_segments(piece) if name[1] else [_whole(piece)])
+        ]
+    planned: list[Segment] = plans[name]
+    return planned
+
+
+def _whole(piece: Piece) -> Segment:
+    """A piece of one query in which no key is turned."""
+    start, stop = int(piece.lo[0]), int(piece.hi[0])
+    relative = piece.q_pos - piece.k_pos[start:stop]
+    return Segment(start, stop, 1, piece.q_pos[:1], piece.k_pos[:0], relative)
+
+
+def _scored_by_run(
+    query: Float[Tensor, "batch heads 1 dim"],
+    key: Float[Tensor, "batch kv_heads keys dim"],
+    segment: Segment,
+    encoding: Encoding,
+) -> Float[Tensor, "batch kv_heads group keys"]:
+    """Scores of keys in runs, from views of the cache."""
+    count = segment.runs
+    turned = encoding.turned(query.expand(-1, -1, count, -1), segment.q_pos)
+    # What an encoding does to a key wherever it is (an amplitude), the query gets in its place.
+    turned = encoding.turned(turned, torch.zeros_like(segment.q_pos))
+    queries = grouped(turned, key.shape[1])  # [batch, kv_heads, group, runs, dim]
+    if count == 1:
+        return queries[:, :, :, 0] @ key.transpose(-1, -2)
+    # Head by head, as the cache of one head is the largest piece whose runs are a view.
+    scores = [
+        torch.bmm(heads.transpose(0, 1), runs.unflatten(0, (count, -1)).transpose(1, 2)).transpose(0, 1).flatten(1)
+        for row, cached in zip(queries, key, strict=True)
+        for heads, runs in zip(row, cached, strict=True)
+    ]
+    stacked: Tensor = torch.stack(scores).unflatten(0, key.shape[:2])
+    return stacked
+
+
+def _scores(
+    query: Tensor, key: Tensor, segments: Sequence[Segment], encoding: Encoding, scaling: float
+) -> Float[Tensor, "batch kv_heads group keys"]:
+    """Scores over the keys of all segments, one after another, in float32 at least."""
+    total = sum(segment.stop - segment.start for segment in segments)
+    group = query.shape[1] // key.shape[1]
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    scores = torch.empty(*key.shape[:2], group, total, dtype=dtype, device=query.device)
+    buffer = torch.empty(*key.shape[:2], _CHUNK, key.shape[3], dtype=key.dtype, device=key.device)
+    turned: dict[int, Tensor] = {}
+    at = 0
+    for segment in segments:
+        keys, size = key[:, :, segment.start : segment.stop], segment.stop - segment.start
+        if segment.runs:
+            part = _scored_by_run(query, keys, segment, encoding)
+        else:
+            name = id(segment.q_pos)
+            if name not in turned:
+                turned[name] = grouped(encoding.turned(query, segment.q_pos), key.shape[1])[:, :, :, 0]
+            part = turned[name] @ encoding.turned(keys, segment.k_pos, buffer[:, :, :size]).transpose(-1, -2)
+        torch.mul(part.to(dtype), scaling, out=scores[..., at : at + size])
+        at += size
+    return scores
+
+
+def _biased(scores: Tensor, segments: Sequence[Segment], encoding: Encoding, like: Tensor) -> Tensor:
+    """The scores with a bias from the relative positions, where the encoding has one."""
+    relative = torch.cat([segment.relative for segment in segments])
+    bias = encoding.bias(-relative, 0.0, like)
+    return scores if bias is None else scores + bias.unflatten(0, scores.shape[1:3])
+
+
+def _spans(segments: Sequence[Segment]) -> Iterator[tuple[int, int, int]]:
+    """Ranges of the cache that follow one another: (first key, stop, place among the scores)."""
+    at = 0
+    spans: list[tuple[int, int, int]] = []
+    for segment in segments:
+        if spans and spans[-1][1] == segment.start:
+            spans[-1] = (spans[-1][0], segment.stop, spans[-1][2])
+        else:
+            spans.append((segment.start, segment.stop, at))
+        at += segment.stop - segment.start
+    return iter(spans)
+
+
+def attend_one(
+    query: Float[Tensor, "batch heads 1 dim"],
+    key: Float[Tensor, "batch kv_heads keys dim"],
+    value: Float[Tensor, "batch kv_heads keys dim"],
+    pieces: Sequence[Piece],
+    encoding: Encoding,
+    scaling: float,
+) -> Float[Tensor, "batch heads 1 dim"]:
+    """Attention of one raw query, the last position, over raw keys; keys and values may be views of a larger buffer.
+
+    Args:
+        query: the query; its heads are a multiple of the keys' heads.
+        key: raw keys.
+        value: values.
+        pieces: the scheme compiled for this query; what `compile_pieces` returns keeps the segments for the other layers.
+        encoding: how positions enter.
+        scaling: factor on the scores.
+    """
+    segments = _planned(pieces, encoding)
+    scores = _biased(_scores(query, key, segments, encoding, scaling), segments, encoding, query)
+    weights = scores.softmax(-1).to(value.dtype)
+    parts = [weights[..., at : at + stop - start] @ value[:, :, start:stop] for start, stop, at in _spans(segments)]
+    return torch.stack(parts).sum(0).flatten(1, 2).unsqueeze(2)
