@@ -1,0 +1,124 @@
+"""Benchmark results as Markdown: `python -m probe.bench.tables FILE.json [FILE.json ...]`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from probe.errors import ProbeError
+
+_TITLES = {
+    "what": "", "scheme": "scheme", "length": "tokens", "seconds": "time", "spread": "slowest/fastest", "tokens_per_second": "tokens/s",
+    "peak_bytes": "peak memory", "ratio": "of stock", "prefill_seconds": "first token", "decode_seconds": "step",
+    "matrix_share": "of matrix rate", "bandwidth_share": "of bandwidth", "skipped": "left out because", "model": "model",
+}  # fmt: skip
+
+
+def _seconds(value: float) -> str:
+    """Three digits: s, ms or µs."""
+    for unit, factor in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
+        if value * factor >= 1 or unit == "µs":
+            return f"{value * factor:.3g} {unit}" if value * factor < 1000 else f"{value * factor:.0f} {unit}"
+    raise AssertionError
+
+
+def _bytes(value: float) -> str:
+    """Decimal units: GB or MB."""
+    return f"{value / 1e9:.3g} GB" if value >= 1e9 else f"{value / 1e6:.3g} MB"
+
+
+_FORMATS = {
+    "seconds": _seconds, "prefill_seconds": _seconds, "decode_seconds": _seconds, "peak_bytes": _bytes,
+    "ratio": lambda value: f"{value:.2f}", "tokens_per_second": lambda value: f"{value:.3g}",
+    "matrix_share": lambda value: f"{value:.0%}", "bandwidth_share": lambda value: f"{value:.0%}",
+}  # fmt: skip
+
+
+def _cell(name: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if name == "peak_bytes" and value == 0:
+        return "below a page"
+    return str(_FORMATS.get(name, str)(value)).replace("|", "\\|")
+
+
+def _with_spread(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with the slowest over the fastest repeat, as one cell."""
+    if row.get("fastest") and row.get("repeats", 1) > 1:
+        return row | {"spread": f"{row['slowest'] / row['fastest']:.2f} in {row['repeats']}"}
+    return row
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Rows as a Markdown table: columns that are empty everywhere are left out."""
+    shown = [_with_spread(row) for row in rows]
+    names = [name for name in _TITLES if any(row.get(name) is not None for row in shown)]
+    right = [all(not isinstance(row.get(name), str) for row in shown) for name in names]
+    lines = [[_TITLES[name] for name in names], ["---:" if number else "---" for number in right]]
+    lines += [[_cell(name, row.get(name)) for name in names] for row in shown]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _caption(result: dict[str, Any]) -> str:
+    """What the numbers were taken with, in a line."""
+    machine, settings = result.get("machine", {}), result.get("settings", {})
+    versions = result.get("environment", {}).get("versions", {})
+    parts = [
+        result.get("model"),
+        f"window {result['window']}" if result.get("window") else None,
+        settings.get("dtype"),
+        machine.get("device") if machine.get("device") not in (None, "cpu") else machine.get("cpu"),
+        f"{machine['threads']} of {machine['cores']} cores" if "threads" in machine else None,
+        f"torch {versions['torch']}" if versions.get("torch") else None,
+        f"transformers {versions['transformers']}" if versions.get("transformers") else None,
+        f"load {machine['load_before']}" if machine.get("load_before") is not None else None,
+        f"seed {result['seed']}" if "seed" in result else None,
+    ]
+    return ", ".join(str(part) for part in parts if part)
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """A result as a caption and a table.
+
+    Raises:
+        ProbeError: it is no benchmark result.
+    """
+    rows = result.get("rows") if isinstance(result, dict) else None
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        raise ProbeError('expected a benchmark result with "rows"')
+    return f"{_caption(result)}\n\n{table(rows)}"
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A result file; JSON lines are taken as the rows of one.
+
+    Raises:
+        ProbeError: it cannot be read, or is not JSON.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        result = {"rows": [json.loads(line) for line in text.splitlines()]} if path.suffix == ".jsonl" else json.loads(text)
+    except (OSError, ValueError) as error:
+        raise ProbeError(f"{path}: expected a JSON file ({error})") from None
+    return dict(result) if isinstance(result, dict) else {}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code: 0, or 2 for bad input (one line on stderr)."""
+    parser = argparse.ArgumentParser(prog="python -m probe.bench.tables", description=__doc__)
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE.json")
+    for path in parser.parse_args(argv).files:
+        try:
+            print(markdown(read(path)) + "\n")
+        except ProbeError as error:
+            print(f"probe: error: {path}: {error}", file=sys.stderr)
+            return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
