@@ -139,7 +139,9 @@ def _add_bench(commands: Any) -> None:
     bench.add_argument("--scheme", default="origin,rerope,stair", help=f"{_SCHEME_HELP} (default: origin,rerope,stair)")
     bench.add_argument("--lengths", default="2048,4096,8192", help="tokens (default: 2048,4096,8192)")
     bench.add_argument(
-        "--model", metavar="M", help="as for 'probe run', or random weights (default: random:layers=4,width=512,heads=8)"
+        "--model",
+        metavar="M",
+        help="as for 'probe run', or random weights (default: random:layers=4,width=512,heads=8)",
     )
     bench.add_argument("--window", type=int, metavar="M", help="trained window that the schemes are made for")
     bench.add_argument("--repeats", type=int, default=5, help="timed repeats, after a warm-up (default: 5)")
@@ -147,7 +149,9 @@ def _add_bench(commands: Any) -> None:
     bench.add_argument("--dtype", default="float32", help="as for 'probe run' (default: float32)")
     bench.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (default: auto)")
     bench.add_argument("--backend", default="pieces", help="pieces or dense (default: pieces)")
-    bench.add_argument("--memory", action="store_true", help="peak memory of timed rows too (on CPU a process for each)")
+    bench.add_argument(
+        "--memory", action="store_true", help="peak memory of timed rows too (on CPU a process for each)"
+    )
     bench.add_argument("--seed", type=int, default=0)
     bench.add_argument("--json", action="store_true", help="print one JSON object and nothing else on stdout")
     bench.add_argument("--out", type=Path, metavar="FILE", help="write the JSON object there too")

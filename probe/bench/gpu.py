@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import math
 import os
 import signal
 import statistics
@@ -32,8 +33,8 @@ from transformers import PreTrainedModel
 
 from probe.bench.memory import STOCK
 from probe.bench.model import Shape, random_llama, sharing_weights
-from probe.bench.rss import PeakMemory
 from probe.bench.roofline import bandwidth, decode_bytes, matrix_rate, prefill_operations
+from probe.bench.rss import PeakMemory
 from probe.bench.timing import machine, synchronize
 from probe.bench.work import decode, prefill
 from probe.errors import ProbeError
@@ -56,7 +57,7 @@ FUSED = [SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFI
 """The stock model may use any fused kernel, never the T x T matrix that torch would fall back to."""
 QUICK = 2.0
 """Seconds of a prefill below which it is repeated."""
-LONGEST_ITEM = 90.0
+LONGEST_ITEM = 180.0
 """Seconds after which a row is given up."""
 K = 1024
 
@@ -135,19 +136,30 @@ def why_not(
     kin = [other for other in (*taken, *failed) if (other.shape, other.scheme) == (item.shape, item.scheme)]
     lost = [other for other in kin if other in failed and other.length <= item.length]
     if lost:
-        return f"{lost[-1].length} tokens were left out already ({failed[lost[-1]]})"
+        return f"as {lost[0].length} tokens: {failed[lost[0]]}"
     if left <= 0:
         return "the time budget is spent"
-    shorter = [other for other in kin if other in taken and other.length < item.length]
+    expected = expected_seconds(item.length, {other.length: taken[other] for other in kin if other in taken})
+    allowed = min(left, longest)
+    if expected is None or expected <= allowed:
+        return None
+    return f"expected to take {expected:.0f} s, {allowed:.0f} s allowed"
+
+
+def expected_seconds(length: int, taken: dict[int, float]) -> float | None:
+    """What a length will take, from the two longest that are shorter: a power of the length, at most its square.
+
+    A little is added to the power that the two show, since attention's share grows. With one to go by it is the square; with
+    none, None.
+    """
+    shorter = sorted(other for other in taken if other < length)
     if not shorter:
         return None
-    nearest = max(shorter, key=lambda other: other.length)
-    expected = taken[nearest] * (item.length / nearest.length) ** 2  # at most: attention alone grows so
-    allowed = min(left, longest)
-    # Half of it is likely still: weights' work grows with the length alone.
-    return (
-        f"expected to take {expected / 2:.0f} s or more, {allowed:.0f} s allowed" if expected / 2 > allowed else None
-    )
+    last, power = shorter[-1], 2.0
+    if len(shorter) > 1:
+        grown = math.log(taken[last] / taken[shorter[-2]]) / math.log(last / shorter[-2])
+        power = min(2.0, max(1.0, grown + 0.25))
+    return taken[last] * math.pow(length / last, power)
 
 
 class Log:
@@ -232,21 +244,24 @@ class Runner:
             decode(model, prefill(model, self.ids(item, min(item.length, 2 * K))), 2)  # kernels are chosen and loaded
             peak = self.peak()
             ids = self.ids(item, item.length)
-            seconds = [self.first_token(model, ids)]
-            while seconds[0] < QUICK and len(seconds) < 4:
-                seconds.append(self.first_token(model, ids))
-            after, steps = decode(model, prefill(model, ids), 18)
+            after, first = self.first_token(model, ids)
+            seconds = [first]
+            while first < QUICK and len(seconds) < 4:
+                after = None  # its cache goes before another is made
+                after, again = self.first_token(model, ids)
+                seconds.append(again)
+            after, steps = decode(model, after, 18)
             row = self.row(item, scheme, seconds[1:] or seconds, steps[2:])
             del after
             return row | {"peak_bytes": peak()}
 
-    def first_token(self, model: PreTrainedModel, ids: torch.Tensor) -> float:
-        """Seconds from token ids on the device to the last position's logits, with the cache filled."""
+    def first_token(self, model: PreTrainedModel, ids: torch.Tensor) -> tuple[Any, float]:
+        """The output, and the seconds from token ids on the device to the last position's logits, with the cache filled."""
         synchronize(self.device)
         began = time.perf_counter()
-        prefill(model, ids)
+        after = prefill(model, ids)
         synchronize(self.device)
-        return time.perf_counter() - began
+        return after, time.perf_counter() - began
 
     def row(self, item: Item, scheme: Scheme | None, seconds: list[float], steps: list[float]) -> dict[str, Any]:
         """Medians, and the share of the machine's rates that they come to."""
@@ -286,9 +301,7 @@ def run_items(runner: Runner, items: Sequence[Item], log: Log, deadline: float) 
             except Exception as error:  # whatever a kernel throws: one row must not take the others along
                 reason = _reason(error)
         failed[item] = reason
-        log.add(
-            {"kind": "speed", "model": item.shape, "scheme": item.scheme, "length": item.length, "skipped": reason}
-        )
+        log.add({"kind": "speed", "model": item.shape, "scheme": item.scheme, "length": item.length, "skipped": reason})
         runner.clean()
 
 
@@ -307,7 +320,12 @@ def agreement(device: torch.device, scheme: str) -> dict[str, Any]:
 
     reference = logits("dense" if scheme not in (STOCK, "origin") else None)
     difference = (logits("pieces" if scheme != STOCK else None) - reference).abs().max().item()
-    return {"kind": "check", "scheme": scheme, "largest_difference": difference, "largest": reference.abs().max().item()}
+    return {
+        "kind": "check",
+        "scheme": scheme,
+        "largest_difference": difference,
+        "largest": reference.abs().max().item(),
+    }
 
 
 def check_all(device: torch.device, schemes: Sequence[str], log: Log) -> None:
@@ -328,6 +346,21 @@ def measure_rates(device: torch.device, dtype: torch.dtype, smoke: bool, log: Lo
     return rates
 
 
+def with_ratios(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, with times as multiples of the stock model's of the same shape and length where both were measured."""
+    stock = {(row["model"], row["length"]): row for row in rows if row.get("scheme") == STOCK and "skipped" not in row}
+    made = []
+    for row in rows:
+        base = stock.get((row.get("model"), row.get("length")))
+        ratios = {}
+        if base and "prefill_seconds" in row:
+            ratios = {
+                f"{what}_ratio": row[f"{what}_seconds"] / base[f"{what}_seconds"] for what in ("prefill", "decode")
+            }
+        made.append(row | ratios)
+    return made
+
+
 def environment() -> dict[str, Any]:
     """As a run folder has it; the versions alone on a machine without its file formats."""
     try:
@@ -346,7 +379,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m probe.bench.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (default: $OUT, else bench-gpu)")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder for the results (default: $OUT, else bench-gpu)"
+    )
     parser.add_argument("--minutes", type=float, default=9, help="time budget, everything included (default: 9)")
     parser.add_argument("--schemes", help=f"in this order (default: {','.join(SCHEMES)})")
     parser.add_argument("--device", default="auto")
@@ -373,9 +408,7 @@ def _schemes(text: str | None) -> tuple[str, ...]:
 
 def _plan(smoke: bool, schemes: tuple[str, ...]) -> tuple[dict[str, Shape], list[Item]]:
     """Shapes and work list; a scheme outside the defaults is measured wherever most are."""
-    blocks = [
-        Block(block.shape, schemes, block.lengths) if block.schemes == SCHEMES else block for block in BLOCKS
-    ]
+    blocks = [Block(block.shape, schemes, block.lengths) if block.schemes == SCHEMES else block for block in BLOCKS]
     if not smoke:
         return SHAPES, work_list(blocks, schemes)
     small = [Block(block.shape, block.schemes, (64, 128)) for block in blocks[:2]]
@@ -414,7 +447,7 @@ def run(args: argparse.Namespace, began: float) -> None:
                 "minutes": args.minutes, "schemes": schemes, "smoke": args.smoke, "dtype": str(dtype).removeprefix("torch."),
                 "shapes": {name: asdict(shape) for name, shape in shapes.items()},
             },
-            "rows": log.rows,
+            "rows": with_ratios(log.rows),
         }  # fmt: skip
         (out / "gpu.json").write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         print(out / "gpu.json")

@@ -22,6 +22,7 @@ from statistics import median
 from typing import IO, Any
 
 import torch
+from transformers.utils import logging as hf_logging
 
 from probe.bench.memory import STOCK
 from probe.bench.model import ROPE_BASE, Shape, parse_shape, random_llama
@@ -38,13 +39,17 @@ METHOD = Path("methods") / "mesa_extrapolation.py"
 OFFICIAL = "official"
 SHAPE = "random:layers=8,width=512,heads=8,window=2048,vocab=1024"
 WHAT = ("prefill", "decode", "memory")
+SHORT = 16
+"""Tokens of the pass in which both sides must agree."""
+SAME = 1e-4
+"""Of the largest logit: float32 rounding, in another order."""
 
 
 class Process:
     """A driver in some interpreter: one request at a time."""
 
     def __init__(self, python: str, settings: dict[str, Any], log: IO[str]) -> None:
-        self.log = log
+        self.python, self.log = python, log
         # Without this, Python puts the driver's folder on the path, where it could hide modules of theirs.
         environment = os.environ | {"PYTHONSAFEPATH": "1"}
         if not settings["checkout"]:
@@ -66,12 +71,12 @@ class Process:
             self.process.wait()
             self.log.seek(0)
             last = (self.log.read().strip().splitlines() or [f"status {self.process.returncode}"])[-1]
-            raise ProbeError(f"the process of {self.process.args[0]} ended: {last}")  # type: ignore[index]
+            raise ProbeError(f"the process of {self.python} ended: {last}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
     def ask(self, do: str, model: str, length: int) -> dict[str, Any]:
-        """The answer to one request: {"seconds"}, {"peak_bytes"} or {"error"}."""
+        """The answer to one request: {"seconds"}, {"peak_bytes"}, {"logits"} or {"error"}."""
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps({"do": do, "model": model, "length": length}) + "\n")
         self.process.stdin.flush()
@@ -99,6 +104,7 @@ def save_model(shape: Shape, folder: Path, ids: int, seed: int) -> None:
         ids: how many token ids, in `ids.json`.
         seed: of weights and ids.
     """
+    hf_logging.disable_progress_bar()
     model = random_llama(shape, torch.device("cpu"), torch.float32, seed)
     model.save_pretrained(folder)
     config = shape.config()
@@ -179,11 +185,27 @@ def _rows(
     made: list[dict[str, Any]] = []
     for name in contestants:
         failed = next((answer["error"] for answer in answers[name] if "error" in answer), None)
-        values = [answer.get("seconds", answer.get("peak_bytes")) for answer in answers[name] if failed is None]
+        measured = "peak_bytes" if what == "memory" else "seconds"
+        values = [float(answer[measured]) for answer in answers[name] if failed is None]
         timing = Timing(median(values), min(values), max(values), len(values)) if values and what != "memory" else None
         peak = int(median(values)) if values and what == "memory" else None
         made.append(row(what, name, length, timing, peak, made[0] if made and values else None) | {"skipped": failed})
     return made
+
+
+def check_same_model(ours: Process, theirs: Process) -> None:
+    """Both sides must be the same model where no scheme has anything to do: a few tokens, far inside the window.
+
+    Raises:
+        ProbeError: the official code does not run, or its logits differ from the stock model's.
+    """
+    mine, other = (process.ask("logits", name, SHORT) for process, name in ((ours, STOCK), (theirs, OFFICIAL)))
+    for answer in (mine, other):
+        if "error" in answer:
+            raise ProbeError(f"a pass of {SHORT} tokens failed: {answer['error']}")
+    largest = max(abs(a - b) for a, b in zip(mine["logits"], other["logits"], strict=True))
+    if not largest < SAME * max(map(abs, mine["logits"])):
+        raise ProbeError(f"the official code's logits of {SHORT} tokens differ from the stock model's by {largest:.2g}")
 
 
 def compare(args: argparse.Namespace, shape: Shape, lengths: Sequence[int], rows: list[dict[str, Any]]) -> None:
@@ -197,6 +219,7 @@ def compare(args: argparse.Namespace, shape: Shape, lengths: Sequence[int], rows
         }
         ours, theirs = stack.enter_context(started(*starts[STOCK])), stack.enter_context(started(*starts[OFFICIAL]))
         asked = {STOCK: ours, args.scheme: ours, OFFICIAL: theirs}
+        check_same_model(ours, theirs)
         for length in lengths:
             for what in WHAT:
                 print(f"probe: {what} at {length} tokens", file=sys.stderr)
@@ -255,7 +278,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m probe.bench.official", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--checkout", type=Path, required=True, metavar="DIR", help="checkout of the official repository")
+    parser.add_argument(
+        "--checkout", type=Path, required=True, metavar="DIR", help="checkout of the official repository"
+    )
     parser.add_argument("--python", required=True, metavar="FILE", help="interpreter that has transformers 4.31")
     parser.add_argument("--scheme", default="mesa", help="ours to compare with (default: mesa)")
     parser.add_argument("--lengths", default="4096,8192,16384", help="tokens (default: 4096,8192,16384)")

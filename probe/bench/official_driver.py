@@ -5,7 +5,7 @@ official code was written for. It must therefore import nothing of this package 
 
     python official_driver.py SETTINGS      SETTINGS: one JSON object, see `probe.bench.official._settings`
 
-Every line on stdin is {"do", "model", "length"}, every line on stdout the answer: {"seconds"} or {"peak_bytes"} or {"error"}.
+Every line on stdin is {"do", "model", "length"}, every line on stdout the answer: {"seconds"}, {"peak_bytes"}, {"logits"} or {"error"}.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def our_models(settings: dict[str, Any], stack: ExitStack) -> dict[str, Any]:
 
     loaded = bench_model(settings["folder"], device="cpu", dtype="float32", window=None, seed=0)
     scheme = parse_schemes(settings["scheme"], loaded.window)[0]
-    woven = sharing_weights(loaded.model)  # type: ignore[arg-type]
+    woven = sharing_weights(loaded.model)
     stack.enter_context(apply_scheme(woven, scheme))
     return {"stock": loaded.model, settings["scheme"]: woven}
 
@@ -67,21 +67,25 @@ class Side:
         self.last = {name: {} if name == "official" else {"logits_to_keep": 1} for name in models}
 
     def prefill(self, name: str, length: int) -> Any:
+        """The output of the first `length` tokens."""
         with self.torch.no_grad():
             return self.models[name](self.ids[:, :length], use_cache=True, **self.last[name])
 
     def step(self, name: str, after: Any) -> Any:
+        """The output of one greedy step more."""
         with self.torch.no_grad():
             token = after.logits[:, -1:].argmax(-1)
             cache = after.past_key_values
             return self.models[name](token, past_key_values=cache, use_cache=True, **self.last[name])
 
     def time_prefill(self, name: str, length: int) -> dict[str, Any]:
+        """Seconds of a prefill."""
         began = time.perf_counter()
         self.prefill(name, length)
         return {"seconds": time.perf_counter() - began}
 
     def time_decode(self, name: str, length: int) -> dict[str, Any]:
+        """Median seconds of a step after `length` tokens."""
         after, seconds = self.prefill(name, length), []
         for _ in range(self.steps):
             began = time.perf_counter()
@@ -90,14 +94,25 @@ class Side:
         return {"seconds": sorted(seconds)[len(seconds) // 2]}
 
     def peak_memory(self, name: str, length: int) -> dict[str, Any]:
+        """Peak bytes above the loaded model, of a prefill and a step."""
         self.step(name, self.prefill(name, 16))
         memory = _rss().PeakMemory()
         self.step(name, self.prefill(name, length))
         return {"peak_bytes": memory.read(), "method": memory.method}
 
+    def logits(self, name: str, length: int) -> dict[str, Any]:
+        """Logits of the last position."""
+        return {"logits": self.prefill(name, length).logits[0, -1].tolist()}
+
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """What was asked for, or why it did not work."""
-        do = {"prefill": self.time_prefill, "decode": self.time_decode, "memory": self.peak_memory}[request["do"]]
+        known = {
+            "prefill": self.time_prefill,
+            "decode": self.time_decode,
+            "memory": self.peak_memory,
+            "logits": self.logits,
+        }
+        do = known[request["do"]]
         try:
             return do(request["model"], request["length"])
         except Exception as error:  # the official code stops with an assertion at some lengths

@@ -77,6 +77,6 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, size: int, repeats: in
 
 def bandwidth(device: torch.device, size: int, repeats: int = 30) -> float:
     """Bytes per second of a copy of `size` bytes on the device, read and written counted."""
-    source = torch.randint(256, (size,), dtype=torch.uint8, device=device)
+    source = torch.randint(1 << 30, (size // 4,), dtype=torch.int32, device=device)
     target = torch.empty_like(source)
     return _rate(lambda: target.copy_(source), 2.0 * size, device, repeats)

@@ -12,9 +12,10 @@ from typing import Any
 from probe.errors import ProbeError
 
 _TITLES = {
-    "what": "", "scheme": "scheme", "length": "tokens", "seconds": "time", "spread": "slowest/fastest", "tokens_per_second": "tokens/s",
-    "peak_bytes": "peak memory", "ratio": "of stock", "prefill_seconds": "first token", "decode_seconds": "step",
-    "matrix_share": "of matrix rate", "bandwidth_share": "of bandwidth", "skipped": "left out because", "model": "model",
+    "what": "measured", "length": "tokens", "scheme": "scheme", "seconds": "time", "prefill_seconds": "first token",
+    "prefill_ratio": "of stock", "matrix_share": "of matrix rate", "decode_seconds": "step", "decode_ratio": "of stock's",
+    "bandwidth_share": "of bandwidth", "tokens_per_second": "tokens/s", "spread": "slowest/fastest", "peak_bytes": "peak memory",
+    "ratio": "of stock", "largest_difference": "largest difference", "largest": "of values up to", "skipped": "left out because",
 }  # fmt: skip
 
 
@@ -33,7 +34,9 @@ def _bytes(value: float) -> str:
 
 _FORMATS = {
     "seconds": _seconds, "prefill_seconds": _seconds, "decode_seconds": _seconds, "peak_bytes": _bytes,
-    "ratio": lambda value: f"{value:.2f}", "tokens_per_second": lambda value: f"{value:.3g}",
+    **dict.fromkeys(("ratio", "prefill_ratio", "decode_ratio"), lambda value: f"{value:.2f}"),
+    "largest_difference": lambda value: f"{value:.1e}", "largest": lambda value: f"{value:.2g}",
+    "tokens_per_second": lambda value: f"{value:.0f}" if value >= 100 else f"{value:.3g}",
     "matrix_share": lambda value: f"{value:.0%}", "bandwidth_share": lambda value: f"{value:.0%}",
 }  # fmt: skip
 
@@ -81,8 +84,27 @@ def _caption(result: dict[str, Any]) -> str:
     return ", ".join(str(part) for part in parts if part)
 
 
+def _rates(row: dict[str, Any]) -> str:
+    return (
+        f"This machine: {row['matrix'] / 1e12:.3g} TFLOP/s in a {row['dtype']} matrix product, "
+        f"{row['bandwidth'] / 1e12:.3g} TB/s in a copy, read and written counted."
+    )
+
+
+def _sections(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The GPU script's rows: rates in a sentence, checks, then a table for each model."""
+    parts = [_rates(row) for row in rows if row.get("kind") == "rates"]
+    checks = [row for row in rows if row.get("kind") == "check"]
+    if checks:
+        parts.append(table(checks))
+    for model in dict.fromkeys(row["model"] for row in rows if row.get("kind") == "speed"):
+        mine = [row for row in rows if row.get("model") == model]
+        parts += [f"**{model}**", table(sorted(mine, key=lambda row: int(row["length"])))]
+    return parts
+
+
 def markdown(result: dict[str, Any]) -> str:
-    """A result as a caption and a table.
+    """A result as a caption and a table, or several where the rows are of several kinds.
 
     Raises:
         ProbeError: it is no benchmark result.
@@ -90,7 +112,8 @@ def markdown(result: dict[str, Any]) -> str:
     rows = result.get("rows") if isinstance(result, dict) else None
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise ProbeError('expected a benchmark result with "rows"')
-    return f"{_caption(result)}\n\n{table(rows)}"
+    parts = _sections(rows) if any("kind" in row for row in rows) else [table(rows)]
+    return "\n\n".join(filter(None, (_caption(result), *parts)))
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -101,7 +124,9 @@ def read(path: Path) -> dict[str, Any]:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        result = {"rows": [json.loads(line) for line in text.splitlines()]} if path.suffix == ".jsonl" else json.loads(text)
+        result = (
+            {"rows": [json.loads(line) for line in text.splitlines()]} if path.suffix == ".jsonl" else json.loads(text)
+        )
     except (OSError, ValueError) as error:
         raise ProbeError(f"{path}: expected a JSON file ({error})") from None
     return dict(result) if isinstance(result, dict) else {}
