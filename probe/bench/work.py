@@ -72,31 +72,37 @@ def _random_qkv(loaded: LoadedModel, length: int, seed: int) -> tuple[Tensor, Te
     )
 
 
-def attention_work(loaded: LoadedModel, model: PreTrainedModel, stock: bool, length: int, seed: int) -> Work:
-    """The first layer's attention over `length` tokens, through the function that the model itself would call.
+def attention(
+    loaded: LoadedModel, model: PreTrainedModel, stock: bool, query: Tensor, key: Tensor, value: Tensor
+) -> Tensor:
+    """The first layer's attention, through the function that the model itself would call: [1, length, heads, dim].
 
     The stock model turns q and k by its rotary first, which a scheme does inside.
+    """
+    family = loaded.family
+    module = family.layer_list(model)[0].get_submodule(family.attn)
+    if stock:
+        positions = torch.arange(query.shape[2], device=query.device)[None]
+        cos, sin = model.get_submodule(family.rotary)(value, positions)
+        query, key = _turned(query, cos, sin), _turned(key, cos, sin)
+    attend = ALL_ATTENTION_FUNCTIONS[model.config._attn_implementation]
+    out, _ = attend(module, query, key, value, None, scaling=query.shape[-1] ** -0.5, dropout=0.0)
+    return cast(Tensor, out)
+
+
+def attention_work(loaded: LoadedModel, model: PreTrainedModel, stock: bool, length: int, seed: int) -> Work:
+    """The first layer's attention over `length` random tokens.
 
     Raises:
         ProbeError: a family without a rotary.
     """
-    family = loaded.family
-    if not family.rotary:
-        raise ProbeError(f"bench attention: expected a model with a rotary, got family {family.model_type!r}")
-    module = family.layer_list(model)[0].get_submodule(family.attn)
-    rotary = model.get_submodule(family.rotary)
-    query, key, value = _random_qkv(loaded, length, seed)
-    attend = ALL_ATTENTION_FUNCTIONS[model.config._attn_implementation]
-    positions = torch.arange(length, device=loaded.device)[None]
-    scaling = query.shape[-1] ** -0.5
+    if not loaded.family.rotary:
+        raise ProbeError(f"bench attention: expected a model with a rotary, got family {loaded.family.model_type!r}")
+    inputs = _random_qkv(loaded, length, seed)
 
     def work() -> None:
         with torch.no_grad():
-            q, k = query, key
-            if stock:
-                cos, sin = rotary(value, positions)
-                q, k = _turned(query, cos, sin), _turned(key, cos, sin)
-            attend(module, q, k, value, None, scaling=scaling, dropout=0.0)
+            attention(loaded, model, stock, *inputs)
 
     return work
 
