@@ -53,8 +53,8 @@ SHAPES = {
     ),
 }
 TINY = Shape(layers=2, width=64, heads=4, kv_heads=2, window=32, vocab=97)
-FUSED = [SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
-"""The stock model may use any fused kernel, never the T x T matrix that torch would fall back to."""
+FUSED = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
+"""The stock model's kernels: flash, and never the T x T matrix that torch would fall back to."""
 QUICK = 2.0
 """Seconds of a prefill below which it is repeated."""
 LONGEST_ITEM = 180.0
@@ -171,13 +171,18 @@ class Log:
         path.write_text("", encoding="utf-8")
 
     def add(self, row: dict[str, Any]) -> None:
-        """Keep a row, on disk too."""
+        """Keep a row, on disk too.
+
+        Raises:
+            ValueError: a number in it is not finite; nothing is kept then.
+        """
+        line = json.dumps(row, allow_nan=False)
         self.rows.append(row)
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, allow_nan=False) + "\n")
+            file.write(line + "\n")
             file.flush()
             os.fsync(file.fileno())
-        print(json.dumps(row), file=sys.stderr, flush=True)
+        print(line, file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)
@@ -251,6 +256,8 @@ class Runner:
                 after, again = self.first_token(model, ids)
                 seconds.append(again)
             after, steps = decode(model, after, 18)
+            if not bool(torch.isfinite(after.logits).all()):
+                raise ProbeError("the logits are NaN or infinite")
             row = self.row(item, scheme, seconds[1:] or seconds, steps[2:])
             del after
             return row | {"peak_bytes": peak()}

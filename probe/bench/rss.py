@@ -6,6 +6,7 @@ import ctypes
 import gc
 import os
 import resource
+import sys
 from pathlib import Path
 
 _STATUS = Path("/proc/self/status")
@@ -26,7 +27,8 @@ def _field(name: str) -> int | None:
 def _highest() -> int:
     """The highest resident size since the process began, or since the mark was last reset."""
     mark = _field("VmHWM")
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 if mark is None else mark
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit if mark is None else mark
 
 
 def _settle() -> None:
