@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from probe.bench.run import Bench
+from probe.bench.run import Bench, warnings
 from probe.bench.tables import markdown
 from probe.errors import ProbeError
 
@@ -27,11 +27,13 @@ def writable(path: Path | None) -> None:
 
 
 def emit(result: dict[str, Any], as_json: bool, out: Path | None) -> None:
-    """Print a result, as JSON or as a table, and write it.
+    """Print a result, as JSON or as a table, and write it; a line on stderr warns of every unsteady row.
 
     Raises:
         ProbeError: the file cannot be written.
     """
+    for line in warnings(result["rows"]):
+        print(f"probe: warning: {line}", file=sys.stderr)
     print(json.dumps(result, allow_nan=False) if as_json else markdown(result))
     if out is None:
         return
@@ -42,9 +44,7 @@ def emit(result: dict[str, Any], as_json: bool, out: Path | None) -> None:
 
 
 def report(bench: Bench, complete: bool, as_json: bool, out: Path | None) -> None:
-    """Print and write what a benchmark has, with a warning for every unsteady row."""
-    for line in bench.warnings():
-        print(f"probe: warning: {line}", file=sys.stderr)
+    """Print and write what a benchmark has."""
     if not complete and not bench.rows:
         return
     if not complete:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -80,6 +80,16 @@ def row(
     below = (stock or made)[measured]
     made["ratio"] = made[measured] / below if below else None
     return {name: made[name] for name in COLUMNS}
+
+
+def warnings(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Rows whose repeats differ too much to be trusted, one line each."""
+    return [
+        f"{row['what']} of {row['scheme']} at {row['length']} tokens: the slowest of {row['repeats']} repeats took "
+        f"{row['slowest'] / row['fastest']:.1f} times the fastest; is the machine busy?"
+        for row in rows
+        if row["seconds"] and Timing(row["seconds"], row["fastest"], row["slowest"], row["repeats"]).unsteady
+    ]
 
 
 @dataclass
@@ -161,15 +171,6 @@ class Bench:
         scheme = parse_schemes(name, self.loaded.window)[0]
         with apply_scheme(model, scheme, backend=self.settings.backend):
             yield model
-
-    def warnings(self) -> list[str]:
-        """Rows whose repeats differ too much to be trusted, one line each."""
-        return [
-            f"{row['what']} of {row['scheme']} at {row['length']} tokens: the slowest of {row['repeats']} repeats took "
-            f"{row['slowest'] / row['fastest']:.1f} times the fastest; is the machine busy?"
-            for row in self.rows
-            if row["seconds"] and Timing(row["seconds"], row["fastest"], row["slowest"], row["repeats"]).unsteady
-        ]
 
     def result(self, complete: bool) -> dict[str, Any]:
         """Everything as one JSON object."""
