@@ -140,6 +140,32 @@ def _add_eval(commands: Any) -> None:
     evaluate.set_defaults(command=_eval)
 
 
+def _add_bench(commands: Any) -> None:
+    bench = commands.add_parser("bench", help="time and memory of schemes beside the stock model, on the same weights")
+    bench.add_argument("what", help="attention (one layer), prefill, decode (seconds per step) or memory")
+    bench.add_argument("--scheme", default="origin,rerope,stair", help=f"{_SCHEME_HELP} (default: origin,rerope,stair)")
+    bench.add_argument("--lengths", default="2048,4096,8192", help="tokens (default: 2048,4096,8192)")
+    bench.add_argument(
+        "--model",
+        metavar="M",
+        help="as for 'probe run', or random weights (default: random:layers=4,width=512,heads=8)",
+    )
+    bench.add_argument("--window", type=int, metavar="M", help="trained window that the schemes are made for")
+    bench.add_argument("--repeats", type=int, default=5, help="timed repeats, after a warm-up (default: 5)")
+    bench.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
+    bench.add_argument("--dtype", default="float32", help="as for 'probe run' (default: float32)")
+    bench.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (default: auto)")
+    bench.add_argument("--backend", default="pieces", help="pieces or dense (default: pieces)")
+    bench.add_argument(
+        "--memory", action="store_true", help="peak memory of timed rows too (on CPU a process for each)"
+    )
+    bench.add_argument("--seed", type=int, default=0)
+    bench.add_argument("--json", action="store_true", help="print one JSON object and nothing else on stdout")
+    bench.add_argument("--out", type=Path, metavar="FILE", help="write the JSON object there too")
+    bench.add_argument("--quiet", action="store_true", help="no progress lines")
+    bench.set_defaults(command=_bench)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the whole command."""
     parser = _Parser(
@@ -149,6 +175,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
     _add_run(commands)
     _add_eval(commands)
+    _add_bench(commands)
     models = commands.add_parser("models", help="list embedded models and supported families")
     models.add_argument("--json", action="store_true")
     models.set_defaults(command=_models)
@@ -328,6 +355,28 @@ def _eval(args: argparse.Namespace) -> None:
             f"model {result['model']}, window M = {window}, task {args.task}, {args.samples} samples per length, seed {args.seed}\n"
         )
         print(format_table(result["rows"], tuple(result["rows"][0])))
+
+
+def _bench(args: argparse.Namespace) -> None:
+    from probe.bench.model import DEFAULT
+    from probe.bench.report import report, writable
+    from probe.bench.run import Bench, BenchSettings
+
+    writable(args.out)
+    bench = Bench.load(
+        BenchSettings(
+            args.what, args.scheme, parse_numbers(args.lengths, "lengths", ()), args.model or DEFAULT, args.window, args.repeats,
+            args.threads, args.dtype, args.device, args.backend, args.seed, args.memory,
+        )
+    )  # fmt: skip
+    complete = False
+    try:
+        for line in bench.run():
+            if not args.quiet:
+                print(f"probe: {line}", file=sys.stderr)
+        complete = True
+    finally:
+        report(bench, complete, args.json, args.out)
 
 
 def _models(args: argparse.Namespace) -> None:

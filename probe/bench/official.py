@@ -1,0 +1,321 @@
+"""Our schemes beside the official implementation of Mesa-Extrapolation, on the same weights and tokens, in turn.
+
+    python -m probe.bench.official --checkout DIR --python VENV/bin/python --lengths 4096,8192,16384
+
+The official code (https://github.com/soacker/Mesa-Extrapolation) has no licence, so nothing of it is here: DIR is the user's own
+checkout, and VENV an environment of the user's with transformers 4.31, which it needs. It runs there, in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from statistics import median
+from typing import IO, Any
+
+import torch
+from transformers.utils import logging as hf_logging
+
+from probe.bench.memory import STOCK
+from probe.bench.model import ROPE_BASE, Shape, parse_shape, random_llama
+from probe.bench.report import emit, writable
+from probe.bench.rss import load_average
+from probe.bench.run import row
+from probe.bench.timing import Timing, machine
+from probe.errors import ProbeError
+from probe.schemes import parse_schemes
+
+DRIVER = Path(__file__).with_name("official_driver.py")
+METHOD = Path("methods") / "mesa_extrapolation.py"
+"""The official file that is imported, below the checkout."""
+OFFICIAL = "official"
+SHAPE = "random:layers=8,width=512,heads=8,window=2048,vocab=1024"
+WHAT = ("prefill", "decode", "memory")
+SHORT = 16
+"""Tokens of the pass in which both sides must agree."""
+SAME = 1e-4
+"""Of the largest logit: float32 rounding, in another order."""
+
+
+class Process:
+    """A driver in some interpreter: one request at a time."""
+
+    def __init__(self, python: str, settings: dict[str, Any], log: IO[str]) -> None:
+        self.python, self.log = python, log
+        # Without this, Python puts the driver's folder on the path, where it could hide modules of theirs.
+        environment = os.environ | {"PYTHONSAFEPATH": "1"}
+        if not settings["checkout"]:
+            root = str(Path(__file__).parents[2])
+            environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+        command = [python, str(DRIVER), json.dumps(settings)]
+        try:
+            self.process = subprocess.Popen(  # noqa: S603
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
+            )
+        except OSError as error:
+            raise ProbeError(f"--python {python}: cannot be run ({error.strerror})") from None
+        self.hello = self._line()
+
+    def _line(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            self.process.wait()
+            self.log.seek(0)
+            last = (self.log.read().strip().splitlines() or [f"status {self.process.returncode}"])[-1]
+            raise ProbeError(f"the process of {self.python} ended: {last}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def ask(self, do: str, model: str, length: int) -> dict[str, Any]:
+        """The answer to one request: {"seconds"}, {"peak_bytes"}, {"logits"} or {"error"}."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps({"do": do, "model": model, "length": length}) + "\n")
+        self.process.stdin.flush()
+        return self._line()
+
+
+@contextmanager
+def started(python: str, settings: dict[str, Any]) -> Iterator[Process]:
+    """A driver that is ended with the context."""
+    with tempfile.TemporaryFile("w+") as log:
+        process = Process(python, settings, log)
+        try:
+            yield process
+        finally:
+            process.process.kill()
+            process.process.wait()
+
+
+def save_model(shape: Shape, folder: Path, ids: int, seed: int) -> None:
+    """Random weights and token ids as a folder that transformers 4.31 and 5 both load.
+
+    Args:
+        shape: of the Llama; its weights are float32.
+        folder: where to; it exists.
+        ids: how many token ids, in `ids.json`.
+        seed: of weights and ids.
+    """
+    hf_logging.disable_progress_bar()
+    model = random_llama(shape, torch.device("cpu"), torch.float32, seed)
+    model.save_pretrained(folder)
+    config = shape.config()
+    old = {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": "float32", "hidden_act": "silu",
+        "rms_norm_eps": config.rms_norm_eps, "rope_theta": ROPE_BASE, "initializer_range": config.initializer_range,
+        "tie_word_embeddings": False, "use_cache": True, "pretraining_tp": 1, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+    }  # fmt: skip
+    for name in (
+        "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+        "max_position_embeddings",
+    ):  # fmt: skip
+        old[name] = getattr(config, name)
+    (folder / "config.json").write_text(json.dumps(old, indent=2), encoding="utf-8")
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(shape.vocab, (ids,), generator=generator).tolist()
+    (folder / "ids.json").write_text(json.dumps(drawn), encoding="utf-8")
+
+
+def _settings(args: argparse.Namespace, shape: Shape, folder: Path, official: bool) -> dict[str, Any]:
+    return {
+        "checkout": str(args.checkout.resolve()) if official else "", "folder": str(folder), "window": shape.window,
+        "scheme": args.scheme, "steps": args.steps, "threads": args.threads,
+    }  # fmt: skip
+
+
+def check(args: argparse.Namespace, shape: Shape) -> tuple[int, ...]:
+    """The lengths, once everything given is known to be usable.
+
+    Raises:
+        ProbeError: no checkout of the official repository, no such interpreter, or a number outside its domain.
+    """
+    from probe.cli import parse_numbers
+
+    writable(args.out)
+    if not (args.checkout / METHOD).is_file():
+        raise ProbeError(
+            f"--checkout {args.checkout}: expected a checkout of github.com/soacker/Mesa-Extrapolation, found no {METHOD} in it"
+        )
+    if not Path(args.python).is_file():
+        raise ProbeError(f"--python {args.python}: expected a Python interpreter, found no such file")
+    lengths = parse_numbers(args.lengths, "lengths", ())
+    if not lengths or min(lengths) < 32:
+        raise ProbeError(f"--lengths: expected numbers of at least 32 tokens, got {args.lengths!r}")
+    for name in ("repeats", "steps", "threads"):
+        if getattr(args, name) < 1:
+            raise ProbeError(f"--{name}: expected at least 1, got {getattr(args, name)}")
+    if len(parse_schemes(args.scheme, shape.window)) > 1:
+        raise ProbeError(f"--scheme: expected one scheme, got {args.scheme!r}")
+    return lengths
+
+
+def versions(python: str) -> str:
+    """The transformers release of an interpreter.
+
+    Raises:
+        ProbeError: not one that the official code runs on.
+    """
+    code = "from importlib.metadata import version; print(version('transformers'))"
+    try:
+        done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False, timeout=60)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ProbeError(f"--python {python}: cannot be run ({error})") from None
+    found = done.stdout.strip()
+    if done.returncode or not found.startswith("4.31."):
+        raise ProbeError(
+            f"--python {python}: the official code needs transformers 4.31, found {found or 'none'}; "
+            "make an environment with pip install 'transformers==4.31.*' torch 'numpy<2'"
+        )
+    return found
+
+
+def _rows(
+    what: str, length: int, contestants: Sequence[str], answers: dict[str, list[dict[str, Any]]]
+) -> list[dict[str, Any]]:
+    """Rows of one measurement; one that failed says why instead."""
+    made: list[dict[str, Any]] = []
+    for name in contestants:
+        failed = next((answer["error"] for answer in answers[name] if "error" in answer), None)
+        measured = "peak_bytes" if what == "memory" else "seconds"
+        values = [float(answer[measured]) for answer in answers[name] if failed is None]
+        timing = Timing(median(values), min(values), max(values), len(values)) if values and what != "memory" else None
+        peak = int(median(values)) if values and what == "memory" else None
+        made.append(row(what, name, length, timing, peak, made[0] if made and values else None) | {"skipped": failed})
+    return made
+
+
+def check_same_model(ours: Process, theirs: Process) -> None:
+    """Both sides must be the same model where no scheme has anything to do: a few tokens, far inside the window.
+
+    Raises:
+        ProbeError: the official code does not run, or its logits differ from the stock model's.
+    """
+    mine, other = (process.ask("logits", name, SHORT) for process, name in ((ours, STOCK), (theirs, OFFICIAL)))
+    for answer in (mine, other):
+        if "error" in answer:
+            raise ProbeError(f"a pass of {SHORT} tokens failed: {answer['error']}")
+    largest = max(abs(a - b) for a, b in zip(mine["logits"], other["logits"], strict=True))
+    if not largest < SAME * max(map(abs, mine["logits"])):
+        raise ProbeError(f"the official code's logits of {SHORT} tokens differ from the stock model's by {largest:.2g}")
+
+
+def compare(args: argparse.Namespace, shape: Shape, lengths: Sequence[int], rows: list[dict[str, Any]]) -> None:
+    """Fill `rows`: times in turn in two processes that stay, memory in a fresh process each."""
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        folder = Path(name)
+        save_model(shape, folder, max(lengths), args.seed)
+        starts = {
+            contestant: (python, _settings(args, shape, folder, contestant == OFFICIAL))
+            for contestant, python in ((STOCK, sys.executable), (args.scheme, sys.executable), (OFFICIAL, args.python))
+        }
+        ours, theirs = stack.enter_context(started(*starts[STOCK])), stack.enter_context(started(*starts[OFFICIAL]))
+        asked = {STOCK: ours, args.scheme: ours, OFFICIAL: theirs}
+        check_same_model(ours, theirs)
+        for length in lengths:
+            for what in WHAT:
+                print(f"probe: {what} at {length} tokens", file=sys.stderr)
+                if what == "memory":
+                    answers = {name: [_peak(starts[name], name, length)] for name in asked}
+                else:
+                    answers = _in_turn(asked, what, length, args.repeats)
+                rows += _rows(what, length, list(asked), answers)
+
+
+def _in_turn(asked: dict[str, Process], what: str, length: int, repeats: int) -> dict[str, list[dict[str, Any]]]:
+    """A B C A B C ..., after a warm-up that is not kept."""
+    answers: dict[str, list[dict[str, Any]]] = {name: [] for name in asked}
+    for repeat in range(repeats + 1):
+        for name, process in asked.items():
+            answer = process.ask(what, name, length)
+            if repeat:
+                answers[name].append(answer)
+    return answers
+
+
+def _peak(start: tuple[str, dict[str, Any]], name: str, length: int) -> dict[str, Any]:
+    with started(*start) as process:
+        return process.ask("memory", name, length)
+
+
+def _commit(checkout: Path) -> str | None:
+    """The checkout's commit, where it is one and git is here."""
+    command = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _result(args: argparse.Namespace, busy: dict[str, Any], version: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    from probe.recording.folder import environment
+
+    return {
+        "bench": "official", "model": args.model, "window": parse_shape(args.model).window,
+        "settings": {
+            "scheme": args.scheme, "lengths": args.lengths, "repeats": args.repeats, "steps": args.steps, "threads": args.threads,
+            "dtype": "float32",
+        },
+        "official": {
+            "commit": _commit(args.checkout), "transformers": version,
+            "sha256": hashlib.sha256((args.checkout / METHOD).read_bytes()).hexdigest(),
+        },
+        "seed": args.seed, "machine": busy | {"threads": args.threads, "load_after": load_average()},
+        "environment": environment(), "rows": rows,
+    }  # fmt: skip
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m probe.bench.official", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--checkout", type=Path, required=True, metavar="DIR", help="checkout of the official repository"
+    )
+    parser.add_argument("--python", required=True, metavar="FILE", help="interpreter that has transformers 4.31")
+    parser.add_argument("--scheme", default="mesa", help="ours to compare with (default: mesa)")
+    parser.add_argument("--lengths", default="4096,8192,16384", help="tokens (default: 4096,8192,16384)")
+    parser.add_argument("--model", default=SHAPE, metavar="M", help=f"random weights of a shape (default: {SHAPE})")
+    parser.add_argument("--repeats", type=int, default=3, help="timed repeats, after a warm-up (default: 3)")
+    parser.add_argument("--steps", type=int, default=16, help="decoding steps in a repeat (default: 16)")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else on stdout")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON object there too")
+    return parser
+
+
+def _run(args: argparse.Namespace) -> None:
+    shape = parse_shape(args.model)
+    lengths, version, busy = check(args, shape), versions(args.python), machine(torch.device("cpu"))
+    rows: list[dict[str, Any]] = []
+    try:
+        compare(args, shape, lengths, rows)
+    finally:
+        if rows:
+            emit(_result(args, busy, version, rows), args.json, args.out)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code: 0, or 2 for bad input (one line on stderr). An interrupted run prints its rows."""
+    try:
+        _run(_parser().parse_args(argv))
+    except ProbeError as error:
+        print(f"probe: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

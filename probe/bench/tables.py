@@ -1,0 +1,149 @@
+"""Benchmark results as Markdown: `python -m probe.bench.tables FILE.json [FILE.json ...]`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from probe.errors import ProbeError
+
+_TITLES = {
+    "what": "measured", "length": "tokens", "scheme": "scheme", "seconds": "time", "prefill_seconds": "first token",
+    "prefill_ratio": "of stock", "matrix_share": "of matrix rate", "decode_seconds": "step", "decode_ratio": "of stock's",
+    "bandwidth_share": "of bandwidth", "tokens_per_second": "tokens/s", "spread": "slowest/fastest", "peak_bytes": "peak memory",
+    "ratio": "of stock", "largest_difference": "largest difference", "largest": "of values up to", "skipped": "left out because",
+}  # fmt: skip
+
+
+def _seconds(value: float) -> str:
+    """Three digits: s, ms or µs."""
+    for unit, factor in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
+        if value * factor >= 1 or unit == "µs":
+            return f"{value * factor:.3g} {unit}" if value * factor < 1000 else f"{value * factor:.0f} {unit}"
+    raise AssertionError
+
+
+def _bytes(value: float) -> str:
+    """Decimal units: GB or MB."""
+    return f"{value / 1e9:.3g} GB" if value >= 1e9 else f"{value / 1e6:.3g} MB"
+
+
+_FORMATS = {
+    "seconds": _seconds, "prefill_seconds": _seconds, "decode_seconds": _seconds, "peak_bytes": _bytes,
+    **dict.fromkeys(("ratio", "prefill_ratio", "decode_ratio"), lambda value: f"{value:.2f}"),
+    "largest_difference": lambda value: f"{value:.1e}", "largest": lambda value: f"{value:.2g}",
+    "tokens_per_second": lambda value: f"{value:.0f}" if value >= 100 else f"{value:.3g}",
+    "matrix_share": lambda value: f"{value:.0%}", "bandwidth_share": lambda value: f"{value:.0%}",
+}  # fmt: skip
+
+
+def _cell(name: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if name == "peak_bytes" and value == 0:
+        return "below a page"
+    return str(_FORMATS.get(name, str)(value)).replace("|", "\\|")
+
+
+def _with_spread(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with the slowest over the fastest repeat, as one cell."""
+    if row.get("fastest") and row.get("repeats", 1) > 1:
+        return row | {"spread": f"{row['slowest'] / row['fastest']:.2f} in {row['repeats']}"}
+    return row
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Rows as a Markdown table: columns that are empty everywhere are left out."""
+    shown = [_with_spread(row) for row in rows]
+    names = [name for name in _TITLES if any(row.get(name) is not None for row in shown)]
+    right = [all(not isinstance(row.get(name), str) for row in shown) for name in names]
+    lines = [[_TITLES[name] for name in names], ["---:" if number else "---" for number in right]]
+    lines += [[_cell(name, row.get(name)) for name in names] for row in shown]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _caption(result: dict[str, Any]) -> str:
+    """What the numbers were taken with, in a line."""
+    machine, settings = result.get("machine", {}), result.get("settings", {})
+    versions = result.get("environment", {}).get("versions", {})
+    parts = [
+        result.get("model"),
+        f"window {result['window']}" if result.get("window") else None,
+        settings.get("dtype"),
+        machine.get("device") if machine.get("device") not in (None, "cpu") else machine.get("cpu"),
+        f"{machine['threads']} of {machine['cores']} cores" if "threads" in machine else None,
+        f"torch {versions['torch']}" if versions.get("torch") else None,
+        f"transformers {versions['transformers']}" if versions.get("transformers") else None,
+        f"load {machine['load_before']}" if machine.get("load_before") is not None else None,
+        f"seed {result['seed']}" if "seed" in result else None,
+    ]
+    return ", ".join(str(part) for part in parts if part)
+
+
+def _rates(row: dict[str, Any]) -> str:
+    return (
+        f"This machine: {row['matrix'] / 1e12:.3g} TFLOP/s in a {row['dtype']} matrix product, "
+        f"{row['bandwidth'] / 1e12:.3g} TB/s in a copy, read and written counted."
+    )
+
+
+def _sections(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The GPU script's rows: rates in a sentence, checks, then a table for each model."""
+    parts = [_rates(row) for row in rows if row.get("kind") == "rates"]
+    checks = [row for row in rows if row.get("kind") == "check"]
+    if checks:
+        parts.append(table(checks))
+    for model in dict.fromkeys(row["model"] for row in rows if row.get("kind") == "speed"):
+        mine = [row for row in rows if row.get("model") == model]
+        parts += [f"**{model}**", table(sorted(mine, key=lambda row: int(row["length"])))]
+    return parts
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """A result as a caption and a table, or several where the rows are of several kinds.
+
+    Raises:
+        ProbeError: it is no benchmark result.
+    """
+    rows = result.get("rows") if isinstance(result, dict) else None
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        raise ProbeError('expected a benchmark result with "rows"')
+    parts = _sections(rows) if any("kind" in row for row in rows) else [table(rows)]
+    return "\n\n".join(filter(None, (_caption(result), *parts)))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A result file; JSON lines are taken as the rows of one.
+
+    Raises:
+        ProbeError: it cannot be read, or is not JSON.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        result = (
+            {"rows": [json.loads(line) for line in text.splitlines()]} if path.suffix == ".jsonl" else json.loads(text)
+        )
+    except (OSError, ValueError) as error:
+        raise ProbeError(f"{path}: expected a JSON file ({error})") from None
+    return dict(result) if isinstance(result, dict) else {}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code: 0, or 2 for bad input (one line on stderr)."""
+    parser = argparse.ArgumentParser(prog="python -m probe.bench.tables", description=__doc__)
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE.json")
+    for path in parser.parse_args(argv).files:
+        try:
+            print(markdown(read(path)) + "\n")
+        except ProbeError as error:
+            print(f"probe: error: {path}: {error}", file=sys.stderr)
+            return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

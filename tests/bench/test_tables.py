@@ -1,0 +1,80 @@
+"""Results as Markdown and as SVG."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from probe.bench import figure, tables
+
+ROWS = [
+    {"what": "prefill", "scheme": "stock", "length": 4096, "seconds": 2.4567, "fastest": 2.4, "slowest": 2.52, "repeats": 5,
+     "peak_bytes": None, "ratio": 1.0},
+    {"what": "prefill", "scheme": "rerope", "length": 4096, "seconds": 0.01234, "fastest": 0.012, "slowest": 0.013, "repeats": 5,
+     "peak_bytes": 1_180_000_000, "ratio": 0.005},
+]  # fmt: skip
+RESULT = {
+    "model": "rope", "window": 512, "seed": 0, "settings": {"dtype": "float32"}, "rows": ROWS,
+    "machine": {"cpu": "A CPU", "device": "cpu", "cores": 2, "threads": 1, "load_before": 0.5},
+    "environment": {"versions": {"torch": "2.13", "transformers": "5.1"}},
+}  # fmt: skip
+GPU = {
+    "rows": [
+        {"kind": "rates", "dtype": "bfloat16", "matrix": 7.88e14, "bandwidth": 4.3e12},
+        {"kind": "check", "scheme": "origin", "largest_difference": 2.4e-7, "largest": 0.6},
+        *(
+            {"kind": "speed", "model": "llama", "scheme": scheme, "length": length, "prefill_seconds": length / 1e4 * cost,
+             "decode_seconds": 0.02, "tokens_per_second": 50.0, "peak_bytes": 1000 * length, "matrix_share": 0.5}
+            for scheme, cost in (("stock", 1.0), ("rerope", 2.0)) for length in (4096, 8192)
+        ),
+        {"kind": "speed", "model": "llama", "scheme": "origin", "length": 8192, "skipped": "out of memory"},
+    ]
+}  # fmt: skip
+
+
+def test_a_result_is_a_caption_and_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps(RESULT))
+    assert tables.main([str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "rope, window 512, float32, A CPU, 1 of 2 cores, torch 2.13, transformers 5.1, load 0.5, seed 0"
+    assert lines[2] == "| measured | tokens | scheme | time | slowest/fastest | peak memory | of stock |"
+    assert lines[3] == "| --- | ---: | --- | ---: | --- | ---: | ---: |"
+    assert lines[4] == "| prefill | 4096 | stock | 2.46 s | 1.05 in 5 |  | 1.00 |"
+    assert lines[5] == "| prefill | 4096 | rerope | 12.3 ms | 1.08 in 5 | 1.18 GB | 0.01 |"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("{", "expected a JSON file"), ("[]", 'with "rows"'), ('{"rows": []}', 'with "rows"')]
+)
+def test_what_is_no_result_is_refused(
+    text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x.json").write_text(text)
+    assert tables.main([str(tmp_path / "x.json")]) == 2
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1
+    assert figure.main([str(tmp_path / "x.json"), str(tmp_path)]) == 2
+
+
+def test_gpu_rows_are_a_table_for_each_kind_and_model() -> None:
+    text = tables.markdown(GPU)
+    assert "788 TFLOP/s" in text and "4.3 TB/s" in text and "| origin | 2.4e-07 | 0.6 |" in text
+    assert "| 8192 | origin |" in text and "| out of memory |" in text and "**llama**" in text
+    assert text.index("| 4096 | rerope") < text.index("| 8192 | stock")
+
+
+def test_the_figure_has_a_line_per_scheme_and_panel(tmp_path: Path) -> None:
+    (tmp_path / "gpu.json").write_text(json.dumps(GPU))
+    assert figure.main([str(tmp_path / "gpu.json"), str(tmp_path / "figures")]) == 0
+    root = ET.parse(tmp_path / "figures" / "llama.svg").getroot()
+    lines = root.findall("{http://www.w3.org/2000/svg}polyline")
+    assert len(lines) == 2 * 3  # stock and rerope, three panels; what was left out draws nothing
+    first, second = ([tuple(map(float, pair.split(","))) for pair in line.get("points").split()] for line in lines[:2])
+    assert all(x > 0 and 0 < y < 400 for x, y in first + second)
+    # Logarithmic: twice the time is the same way up everywhere, and more is higher.
+    steps = {round(a[1] - b[1], 1) for a, b in zip(first, second, strict=True)}
+    assert min(steps) > 0 and max(steps) - min(steps) < 0.15  # written to a tenth
