@@ -166,6 +166,21 @@ def _add_bench(commands: Any) -> None:
     bench.set_defaults(command=_bench)
 
 
+def _add_audit(commands: Any) -> None:
+    audit = commands.add_parser(
+        "audit", help="what share of a trained model's attention a chunked prefill (mesa) would not see"
+    )
+    _add_model_options(audit)
+    audit.add_argument("--chunk", help="widths of the middle chunks in tokens: 64,128 (default: M/8, M/4, M/2)")
+    audit.add_argument("--first", type=int, help="tokens of chunk 0 (default: mesa's F)")
+    audit.add_argument("--length", type=int, help="tokens, at most the window (default: the window)")
+    audit.add_argument("--input", default="heldout", help="as in probe run (default: heldout)")
+    audit.add_argument("--samples", type=int, default=16, help="sequences, for --input heldout (default: 16)")
+    audit.add_argument("--seed", type=int, default=0)
+    audit.add_argument("--json", action="store_true", help="print one JSON object and nothing else on stdout")
+    audit.set_defaults(command=_audit)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the whole command."""
     parser = _Parser(
@@ -175,6 +190,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
     _add_run(commands)
     _add_eval(commands)
+    _add_audit(commands)
     _add_bench(commands)
     models = commands.add_parser("models", help="list embedded models and supported families")
     models.add_argument("--json", action="store_true")
@@ -377,6 +393,28 @@ def _bench(args: argparse.Namespace) -> None:
         complete = True
     finally:
         report(bench, complete, args.json, args.out)
+
+
+def _audit(args: argparse.Namespace) -> None:
+    from probe.mesa.audit import audit
+    from probe.schemes import make_scheme
+
+    loaded = _load(args)
+    window = loaded.window
+    first = args.first if args.first is not None else int(make_scheme("mesa", window).parameters["F"])
+    chunks = parse_numbers(args.chunk, "chunk", ()) if args.chunk else (window // 8, window // 4, window // 2)
+    result = audit(
+        loaded, chunks=chunks, first=first, length=args.length, input=args.input,
+        samples=args.samples if args.input == "heldout" else 1, seed=args.seed,
+    )  # fmt: skip
+    if args.json:
+        print(json.dumps(result))
+        return
+    print(
+        f"model {result['model']}, {result['samples']} inputs of {result['length']} tokens ({result['input']}), chunk 0 of {first} tokens, "
+        f"seed {result['seed']}\nlost: share of the attention that chunked prefill would not see; uniform: that of a uniform attention\n"
+    )
+    print(format_table(result["rows"], ("chunk", "layer", "head", "lost", "lost_early", "uniform")))
 
 
 def _models(args: argparse.Namespace) -> None:

@@ -23,6 +23,25 @@ def visible_mask(visibility: Visibility, first: int, length: int) -> Bool[Tensor
     return mask
 
 
+def attention_weights(
+    query: Float[Tensor, "batch heads queries dim"],
+    key: Float[Tensor, "batch kv_heads keys dim"],
+    first: int,
+    weave: Weave,
+    visibility: Visibility,
+    encoding: Encoding,
+    scaling: float,
+) -> Float[Tensor, "batch heads queries keys"]:
+    """Softmax weights of the queries first, first + 1, ... over all keys; key heads may be shared by groups of query heads."""
+    key = key.repeat_interleave(query.shape[1] // key.shape[1], 1)
+    stop, length = first + query.shape[2], key.shape[2]
+    t, i = torch.arange(first, stop), torch.arange(length)
+    relative = weave(t.double()[:, None], i.double()[None])
+    scores = encoding.scores(query, key, relative, scaling)
+    mask: Tensor = visibility.sees(t[:, None], i[None])
+    return scores.masked_fill(~mask.to(query.device), float("-inf")).softmax(-1)
+
+
 def attend_dense(
     query: Float[Tensor, "batch heads queries dim"],
     key: Float[Tensor, "batch kv_heads keys dim"],
@@ -38,13 +57,8 @@ def attend_dense(
         ProbeError: more than `MAX_LENGTH` keys, for which the matrix would not fit.
     """
     length = key.shape[2]
-    groups = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     if length > MAX_LENGTH:
         raise ProbeError(f"backend dense: expected at most {MAX_LENGTH} tokens, got {length}; use the backend 'pieces'")
-    first = length - query.shape[2]
-    t, i = torch.arange(first, length).double()[:, None], torch.arange(length).double()[None]
-    relative = weave(t, i)
-    scores = encoding.scores(query, key, relative, scaling)
-    mask = visible_mask(visibility, first, length).to(query.device)
-    return scores.masked_fill(~mask, float("-inf")).softmax(-1) @ value
+    first, groups = length - query.shape[2], query.shape[1] // key.shape[1]
+    weights = attention_weights(query, key, first, weave, visibility, encoding, scaling)
+    return weights @ value.repeat_interleave(groups, 1)

@@ -11,7 +11,7 @@ are used.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,6 +41,10 @@ OWN_NAME = "weavescope-own"
 BACKENDS = ("pieces", "dense")
 _SLOT = "_weavescope_active"
 
+Observer = Callable[[int, Tensor, Tensor, Encoding, float], None]
+"""Told of every attention: the 1-based layer, raw queries [batch, heads, queries, dim], the last positions of the raw keys
+[batch, kv_heads, keys, dim], the encoding, and the factor on the scores."""
+
 
 class _Unrotated(nn.Module):
     """Stands in for the model's rotary: cos = 1 and sin = 0 at every position."""
@@ -61,6 +65,7 @@ class _Active:
     scheme: Scheme
     backend: str
     prompt: int | None = None
+    observe: Observer | None = None
     feeding: int | None = None
     _prompt_keys: int | None = field(default=None, repr=False)
     _encodings: dict[int, tuple[int, Encoding]] = field(default_factory=dict, repr=False)
@@ -106,9 +111,7 @@ class _Active:
         reached = max(length, prompt)
         return self.scheme.weave_at(reached, prompt), self.scheme.visibility_at(reached, prompt)
 
-    def attend(
-        self, positions: Positions, query: Tensor, key: Tensor, value: Tensor, scaling: float, prompt: int
-    ) -> Tensor:
+    def attend(self, layer: _Layer, query: Tensor, key: Tensor, value: Tensor, scaling: float, prompt: int) -> Tensor:
         """[batch, heads, queries, dim] for unpadded rows; the queries are the last positions of the keys."""
         length = key.shape[2]
         first = length - query.shape[2]
@@ -117,7 +120,9 @@ class _Active:
         scale = self.scheme.scale.factors(torch.arange(first, length), reached, self.scheme.window)
         if scale is not None:
             query = query * scale.to(query.device, query.dtype)[:, None]
-        encoding = self._encoding(positions, reached)
+        encoding = self._encoding(layer.positions, reached)
+        if self.observe is not None:
+            self.observe(layer.number, query, key, encoding, scaling)
         if self.backend == "dense":
             weave, visibility = self._resolved(length, prompt)
             return attend_dense(query, key, value, weave, visibility, encoding, scaling)
@@ -130,6 +135,7 @@ class _Layer:
 
     active: _Active
     positions: Positions
+    number: int
 
 
 def _left_padding(mask: Tensor | None, batch: int, keys: int) -> list[int]:
@@ -183,20 +189,20 @@ def _scheme_attention(
 ) -> tuple[Float[Tensor, "batch queries heads dim"], None]:
     """The function that transformers calls in place of its own attention."""
     layer: _Layer = getattr(module, _SLOT)
-    active, positions = layer.active, layer.positions
+    active = layer.active
     keys, queries = key.shape[2], query.shape[2]
     _check_options(keys, kwargs)
     pads = _left_padding(attention_mask, query.shape[0], keys)
     prompt = active.prompt_keys(keys, queries)
     if not any(pads):
-        return active.attend(positions, query, key, value, scaling, prompt).transpose(1, 2), None
+        return active.attend(layer, query, key, value, scaling, prompt).transpose(1, 2), None
     out = torch.zeros_like(query)
     for pad in sorted(set(pads)):
         rows = [row for row, count in enumerate(pads) if count == pad]
         # Queries inside the padding come out as zero: nothing reads them.
         skip = max(0, pad - (keys - queries))
         real = query[rows, :, skip:], key[rows, :, pad:], value[rows, :, pad:]
-        out[rows, :, skip:] = active.attend(positions, *real, scaling, max(0, prompt - pad))
+        out[rows, :, skip:] = active.attend(layer, *real, scaling, max(0, prompt - pad))
     return out.transpose(1, 2), None
 
 
@@ -287,6 +293,7 @@ def apply_scheme(
     exact_angles: bool = False,
     prompt: int | None = None,
     chunk_batch: int | str = "auto",
+    observe: Observer | None = None,
 ) -> Iterator[ProbedModel]:
     """Run `model` under `scheme` inside the context.
 
@@ -299,6 +306,7 @@ def apply_scheme(
             included); default: those of the last pass that began with an empty cache.
         chunk_batch: middle chunks of a chunked prompt that go through the model together; "auto": as many as 256 MiB of
             activations hold on CPU, 2 GiB on a GPU. It changes memory and speed, not results.
+        observe: called in every attention, before it, with what it works on.
 
     Raises:
         ProbeError: an unsupported family, an unknown backend, a scheme that the model has no use for, or one applied
@@ -316,10 +324,10 @@ def apply_scheme(
         raise ProbeError("a scheme is applied to this model already; leave its context first")
     layers = family.layer_positions(model, torch.float64 if exact_angles else torch.float32)
     check_fits(scheme, layers, family.model_type)
-    active = _Active(scheme, backend, prompt)
+    active = _Active(scheme, backend, prompt, observe)
     with ExitStack() as undo:
-        for attention, positions in zip(attentions, layers, strict=True):
-            undo.enter_context(_attributes(attention, **{_SLOT: _Layer(active, positions)}))
+        for number, (attention, positions) in enumerate(zip(attentions, layers, strict=True), 1):
+            undo.enter_context(_attributes(attention, **{_SLOT: _Layer(active, positions, number)}))
             if family.own is not None:
                 own = family.own.forward(attention, _scheme_attention)
                 undo.enter_context(_attributes(attention, forward=own))
