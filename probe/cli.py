@@ -135,6 +135,9 @@ def _add_eval(commands: Any) -> None:
     evaluate.add_argument("--lengths", default=None, help="tokens, e.g. 128,512 (default: M/4, M/2, M, 2M)")
     evaluate.add_argument("--samples", type=int, default=50, help="samples per length (default: 50)")
     evaluate.add_argument("--seed", type=int, default=1)
+    evaluate.add_argument(
+        "--tail", type=int, help="--task nll: mean over the last so many positions (default: a quarter)"
+    )
     evaluate.add_argument("--json", action="store_true", help="print one JSON object and nothing else on stdout")
     evaluate.add_argument("--quiet", action="store_true", help="no progress bar")
     evaluate.set_defaults(command=_eval)
@@ -360,7 +363,14 @@ def _eval(args: argparse.Namespace) -> None:
     progress, close = _bar(args.quiet)
     try:
         result = evaluate(
-            loaded, args.task, args.scheme, lengths, samples=args.samples, seed=args.seed, progress=progress
+            loaded,
+            args.task,
+            args.scheme,
+            lengths,
+            samples=args.samples,
+            seed=args.seed,
+            tail=args.tail,
+            progress=progress,
         )
     finally:
         close()
@@ -370,7 +380,7 @@ def _eval(args: argparse.Namespace) -> None:
         print(
             f"model {result['model']}, window M = {window}, task {args.task}, {args.samples} samples per length, seed {args.seed}\n"
         )
-        print(format_table(result["rows"], tuple(result["rows"][0])))
+        print(format_table(result["rows"], tuple(name for name in result["rows"][0] if name != "weave")))
 
 
 def _bench(args: argparse.Namespace) -> None:

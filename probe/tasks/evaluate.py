@@ -12,7 +12,8 @@ from torch import Tensor
 
 from probe.errors import ProbeError, unknown
 from probe.models.load import LoadedModel
-from probe.models.seam import apply_scheme
+from probe.models.seam import apply_scheme, check_scheme
+from probe.recording.folder import environment
 from probe.schemes import Scheme, parse_schemes
 from probe.tasks.heldout import heldout_batch
 from probe.tasks.nll import nll_per_position
@@ -82,29 +83,44 @@ def evaluate(
     *,
     samples: int,
     seed: int,
+    tail: int | None = None,
     progress: Progress = _silent,
 ) -> dict[str, Any]:
     """Rows of results, one per (scheme, length).
 
     `passkey` rows hold the share of exact answers (`accuracy`) and the lowest one over depth deciles (`worst_decile`);
-    `nll` rows the mean NLL in nats over the last quarter of the positions and its standard error over samples.
+    `nll` rows the mean NLL in nats over the last `tail` positions (default: the last quarter) and its standard error over
+    samples. Every row has the weave as it came out for its length.
 
     Raises:
-        ProbeError: an unknown task, no samples, no tokenizer, or a length that the task does not fit.
+        ProbeError: an unknown task, no samples, no tokenizer, a scheme that does not fit the model, or a length that the
+            task does not fit.
     """
+    if tail is not None and not 1 <= tail < min(lengths):
+        raise ProbeError(f"--tail: expected 1 to {min(lengths) - 1}, less than the shortest length, got {tail}")
     if task not in TASKS:
         raise unknown("task", task, TASKS)
     if samples < 1:
         raise ProbeError(f"--samples: expected at least 1, got {samples}")
     parsed = parse_schemes(schemes, loaded.window)
-    score = _passkey_row if task == "passkey" else _nll_row
+    for scheme in parsed:
+        check_scheme(loaded.model, scheme)
     rows, done = [], 0
     for length in lengths:
         for scheme in parsed:
-            rows.append({"scheme": scheme.spec, "length": length} | score(loaded, scheme, length, samples, seed))
+            scored = (
+                _passkey_row(loaded, scheme, length, samples, seed)
+                if task == "passkey"
+                else _nll_row(loaded, scheme, length, samples, seed, tail)
+            )
+            weave = {"weave": scheme.weave_at(length).parameters()}
+            rows.append({"scheme": scheme.spec, "length": length} | scored | weave)
             done += 1
             progress(done / (len(lengths) * len(parsed)), f"{scheme.spec} {length}")
-    return {"model": loaded.name, "window": loaded.window, "task": task, "samples": samples, "seed": seed, "rows": rows}
+    return {
+        "model": loaded.name, "window": loaded.window, "task": task, "samples": samples, "seed": seed, "tail": tail,
+        **environment(), "rows": rows,
+    }  # fmt: skip
 
 
 def _passkey_row(loaded: LoadedModel, scheme: Scheme, length: int, samples: int, seed: int) -> dict[str, float]:
@@ -113,10 +129,12 @@ def _passkey_row(loaded: LoadedModel, scheme: Scheme, length: int, samples: int,
     return {"accuracy": float(hits.mean()), "worst_decile": min(deciles)}
 
 
-def _nll_row(loaded: LoadedModel, scheme: Scheme, length: int, samples: int, seed: int) -> dict[str, float]:
+def _nll_row(
+    loaded: LoadedModel, scheme: Scheme, length: int, samples: int, seed: int, tail: int | None
+) -> dict[str, float]:
     if length < 2:
         raise ProbeError(f"--lengths: expected at least 2 tokens, got {length}")
     nll = heldout_nll(loaded, scheme, heldout_batch(loaded, length, samples, seed))
-    per_sample = nll[:, -max(1, length // 4) :].double().mean(-1)
+    per_sample = nll[:, -(tail or max(1, length // 4)) :].double().mean(-1)
     error = float(per_sample.std() / samples**0.5) if samples > 1 else 0.0
     return {"nll": float(per_sample.mean()), "standard_error": error}
