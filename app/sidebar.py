@@ -13,6 +13,7 @@ from app.runs import open_run, run_names
 from probe.errors import ProbeError
 from probe.models.embedded import MODELS
 from probe.models.families import SITES
+from probe.models.load import OTHER_SCHEMES, ROPE_SCHEMES
 from probe.recording.folder import Run
 from probe.schemes.presets import PRESETS
 
@@ -109,17 +110,32 @@ def _new_run(options: Options, *, expanded: bool) -> None:
                 "your own: `streamlit run app/main.py -- --model FOLDER`."
             )
             return
+        # Outside the form, so that choosing a model can change what the form suggests.
+        model = st.selectbox(
+            "Model", models, key="new_model", format_func=lambda name: Path(name).name or name, on_change=_suggest
+        )
         with st.form("new_run", border=False):
-            request = _form(models)
+            request = _form(model)
             pressed = st.form_submit_button("Run", type="primary", disabled=jobs.running() is not None, width="stretch")
     if pressed:
         _start(request, options.runs)
 
 
-def _form(models: list[str]) -> jobs.Request:
-    model = st.selectbox("Model", models, key="new_model", format_func=lambda name: Path(name).name or name)
+def _suggested(model: str) -> list[str]:
+    """Schemes that fit a model: an embedded one without a rotary has no frequencies to change."""
+    other = model in MODELS and MODELS[model].positions != "RoPE"
+    return (OTHER_SCHEMES if other else ROPE_SCHEMES).split(",")
+
+
+def _suggest() -> None:
+    st.session_state["new_schemes"] = _suggested(st.session_state["new_model"])
+
+
+def _form(model: str) -> jobs.Request:
+    # The default goes in by the state, which `_suggest` writes too: a widget with both a default and a state warns.
+    st.session_state.setdefault("new_schemes", _suggested(model))
     chosen = st.multiselect(
-        "Schemes", list(PRESETS), default=["origin", "dynamic-ntk", "rerope"], key="new_schemes",
+        "Schemes", list(PRESETS), key="new_schemes",
         help="`origin`, the model as trained, is always run: thresholds are calibrated on it.",
     )  # fmt: skip
     more = st.text_input(
