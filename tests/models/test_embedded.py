@@ -15,8 +15,8 @@ from probe.models.load import load_model
 TRAINED = [name for name, row in MODELS.items() if (row.folder / "config.json").exists()]
 
 
-def test_rope_is_there() -> None:
-    assert "rope" in TRAINED
+def test_all_three_are_there() -> None:
+    assert TRAINED == list(MODELS)
 
 
 @pytest.mark.parametrize("name", TRAINED)
