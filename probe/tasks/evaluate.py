@@ -105,6 +105,9 @@ def evaluate(
     parsed = parse_schemes(schemes, loaded.window)
     for scheme in parsed:
         check_scheme(loaded.model, scheme)
+        for length in lengths:  # now, so that no length is reached in vain
+            scheme.weave_at(length)
+            scheme.visibility_at(length)
     rows, done = [], 0
     for length in lengths:
         for scheme in parsed:

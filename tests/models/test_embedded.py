@@ -16,7 +16,7 @@ TRAINED = [name for name, row in MODELS.items() if (row.folder / "config.json").
 
 
 def test_all_three_are_there() -> None:
-    assert TRAINED == list(MODELS)
+    assert list(MODELS) == TRAINED
 
 
 @pytest.mark.parametrize("name", TRAINED)

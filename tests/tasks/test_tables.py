@@ -41,3 +41,17 @@ def test_a_tail_that_does_not_fit_is_refused(tiny_folder: Path, capsys: pytest.C
     command = ["eval", "--model", str(tiny_folder), "--task", "nll", "--lengths", "64,128", "--quiet"]
     assert cli([*command, "--tail", "64"]) == 2
     assert "--tail: expected 1 to 63" in capsys.readouterr().err
+
+
+def test_a_scheme_that_does_not_reach_a_length_is_refused_before_any_is_run(
+    tiny_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from probe.tasks import evaluate
+
+    def run(*_: object) -> None:
+        raise AssertionError("it ran")
+
+    monkeypatch.setattr(evaluate, "_nll_row", run)
+    command = ["eval", "--model", str(tiny_folder), "--task", "nll", "--lengths", "32,1000", "--quiet"]
+    assert cli([*command, "--scheme", "mesa(N=16,E=2)"]) == 2
+    assert "E = 2 leaves the trained range at 1000 tokens: expected E >= 21" in capsys.readouterr().err
