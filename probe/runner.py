@@ -166,9 +166,10 @@ def run_probe(
     """
     _validate(loaded, settings)
     asked = parse_schemes(settings.schemes, loaded.window)
+    ids = make_input(loaded, settings.input, settings.length, settings.samples, settings.seed)
     for scheme in asked:
         check_scheme(loaded.model, scheme)
-    ids = make_input(loaded, settings.input, settings.length, settings.samples, settings.seed)
+        scheme.weave_at(ids.shape[1])  # an input that it does not reach is refused before anything runs
     torch.manual_seed(settings.seed)
     with new_run_folder(out, force=force) as part:
         schemes = [make_scheme(REFERENCE, loaded.window), *(s for s in asked if s.spec != REFERENCE)]
