@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -307,6 +308,7 @@ def _run(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 0, or 2 for bad input (one line on stderr). An interrupted run prints its rows."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a polite kill still writes the rows it has
     try:
         _run(_parser().parse_args(argv))
     except ProbeError as error:
