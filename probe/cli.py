@@ -116,7 +116,7 @@ def _add_run(commands: Any) -> None:
     )
     how.add_argument(
         "--chunk-batch", default="auto", metavar="N",
-        help="middle chunks of a chunked prompt (mesa, star) in one call, or auto: as many as 256 MiB of activations hold on "
+        help="middle chunks of a chunked prompt (mesa, star) in one call, or auto: as many as 64 MiB of activations hold on "
         "CPU, 2 GiB on a GPU; memory and speed, not results",
     )  # fmt: skip
     how.add_argument("--seed", type=int, default=0)

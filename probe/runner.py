@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import Int
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from probe.errors import ProbeError, unknown
 from probe.mesa.feeding import check_chunk_batch
@@ -65,8 +65,22 @@ def _silent(_share: float, _line: str) -> None:
 
 
 @contextmanager
-def _layer_progress(loaded: LoadedModel, tick: Callable[[], None]) -> Iterator[None]:
-    handles = [layer.register_forward_hook(lambda *_: tick()) for layer in loaded.family.layer_list(loaded.model)]
+def _layer_progress(loaded: LoadedModel, tick: Callable[[float], None], length: int) -> Iterator[None]:
+    """Tell `tick` the share of the pass that a layer's call was; in all 1, however many calls an input of `length` tokens takes."""
+    layers = loaded.family.layer_list(loaded.model)
+    left = [length] * len(layers)
+
+    def hook(number: int) -> Callable[..., None]:
+        def count(_module: nn.Module, _inputs: object, output: Any) -> None:
+            hidden = output[0] if isinstance(output, tuple) else output
+            # No more than are left: a call that ran out of memory in a deeper layer is seen twice.
+            tokens = min(left[number], hidden.shape[1])
+            left[number] -= tokens
+            tick(tokens / length / len(layers))
+
+        return count
+
+    handles = [layer.register_forward_hook(hook(number)) for number, layer in enumerate(layers)]
     try:
         yield
     finally:
@@ -110,11 +124,12 @@ def run_pass(
     scheme: Scheme,
     ids: Int[Tensor, "samples length"],
     settings: RunSettings,
-    tick: Callable[[], None],
+    tick: Callable[[float], None],
 ) -> Pass:
     """Run the model under a scheme, recording and scoring in the same pass.
 
-    Several samples run one after another, and what is kept is their mean at every position.
+    Several samples run one after another, and what is kept is their mean at every position. `tick` is told shares of a sample's
+    pass as they are done.
     """
     began = time.perf_counter()
     values: dict[str, NDArray[np.float32]] = {}
@@ -123,7 +138,7 @@ def run_pass(
         with (
             apply_scheme(loaded.model, scheme, backend=settings.backend, chunk_batch=settings.chunk_batch),
             record(loaded.model, settings.sites, settings.layers, settings.dims) as recording,
-            _layer_progress(loaded, tick),
+            _layer_progress(loaded, tick, ids.shape[1]),
         ):
             nll += _score(loaded, row.to(loaded.device)) / len(ids)
         for key, array in _collect(recording, settings, scheme.spec).items():
@@ -205,13 +220,13 @@ def _joined(passes: dict[str, Pass]) -> dict[str, NDArray[np.float32]]:
 def _all_passes(
     loaded: LoadedModel, schemes: list[Scheme], ids: Tensor, settings: RunSettings, progress: Progress
 ) -> dict[str, Pass]:
-    total, done = len(schemes) * loaded.layers * len(ids), 0
+    total, done = len(schemes) * len(ids), 0.0
     passes = {}
     for scheme in schemes:
 
-        def tick(spec: str = scheme.spec) -> None:
+        def tick(share: float, spec: str = scheme.spec) -> None:
             nonlocal done
-            done += 1
+            done += share
             progress(min(1.0, done / total), spec)
 
         passes[scheme.spec] = run_pass(loaded, scheme, ids, settings, tick)

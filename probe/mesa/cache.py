@@ -6,6 +6,7 @@ buffer with room at the end.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +23,8 @@ class BufferedLayer(DynamicLayer):
     """One layer's keys and values [batch, kv_heads, tokens, dim] as views of buffers.
 
     Cropping keeps the views on their buffer; what makes new tensors (beam reordering, selection) is noticed by their address, and
-    the next update moves them into a fresh buffer.
+    the next update moves them into a fresh buffer. So it does with a buffer made in inference mode, which nobody may write
+    outside it. A view taken before a crop shows what is written after it.
 
     Args:
         expected: tokens that the first allocation must hold.
@@ -37,7 +39,10 @@ class BufferedLayer(DynamicLayer):
         """Whether the views lie at the start of buffers with room for `tokens`."""
         if self._buffers is None or self.keys is None or self.keys.numel() == 0:
             return False
-        same = self.keys.data_ptr() == self._buffers[0].data_ptr() and self.keys.shape[0] == self._buffers[0].shape[0]
+        if self._buffers[0].is_inference() and not torch.is_inference_mode_enabled():
+            return False
+        held = zip((self.keys, self.values), self._buffers, strict=True)
+        same = all(now.data_ptr() == buffer.data_ptr() and len(now) == len(buffer) for now, buffer in held)
         return same and self._buffers[0].shape[-2] >= tokens
 
     def _allocate(self, states: Tensor, tokens: int) -> Tensor:
@@ -88,7 +93,7 @@ def buffered(cache: DynamicCache, expected: int) -> DynamicCache:
     if type(cache) is not DynamicCache or cache.get_seq_length() > 0 or getattr(cache, "offloading", False):
         return cache
     if cache.layer_class_to_replicate is DynamicLayer:
-        cache.layer_class_to_replicate = lambda: BufferedLayer(expected)
+        cache.layer_class_to_replicate = partial(BufferedLayer, expected)
     cache.layers = [BufferedLayer(expected) if type(layer) in _REPLACED else layer for layer in cache.layers]
     return cache
 

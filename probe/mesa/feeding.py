@@ -9,23 +9,27 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 
 from probe.errors import ProbeError
 from probe.mesa.cache import buffered, truncate
+from probe.models.attributes import attributes
 
-_BUDGET = {"cpu": 1 << 28, "cuda": 1 << 31}
+_BUDGET = {"cpu": 1 << 26, "cuda": 1 << 31}
 """Bytes of activations that a chunk batch may take when it is chosen by itself."""
 _SLICED = ("input_ids", "inputs_embeds", "position_ids", "token_type_ids")
 """Arguments with one entry per new token."""
 _DIM = {"inputs_embeds": -2}
+_PROMPT = "_weavescope_prompt"
+"""Attribute of a cache: tokens of the prompt in it."""
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
@@ -89,17 +93,48 @@ class Feeding:
 
     Attributes:
         borders_at: chunk borders of a prompt of so many tokens (empty: not chunked).
-        begin: told the number of tokens of a prompt before its first call, None after its last.
+        whole: tokens of the prompt that a pass of so many tokens begins; more, where the rest follows in later passes.
+        begin: told the number of tokens of a prompt before its calls and those that continue it, None after them.
         chunk_batch: middle chunks in a call; None for as many as the budget allows.
         keep: hidden states of the prompt's end that the caller reads, 0 for all.
         ranges: token ranges of the last prompt's calls, for the record.
     """
 
     borders_at: Callable[[int], Sequence[int]]
+    whole: Callable[[int], int]
     begin: Callable[[int | None], None]
     chunk_batch: int | None = None
     keep: int = 0
     ranges: list[tuple[int, int]] = field(default_factory=list)
+
+    @contextmanager
+    def on(self, prompt: int) -> Iterator[None]:
+        """Calls inside the context are parts of a prompt of so many tokens, or continue it."""
+        self.begin(prompt)
+        try:
+            yield
+        finally:
+            self.begin(None)
+
+
+Undo = Callable[[], None]
+_MARKS: WeakKeyDictionary[nn.Module, list[Callable[[], Undo]]] = WeakKeyDictionary()
+
+
+@contextmanager
+def marked(model: nn.Module, mark: Callable[[], Undo]) -> Iterator[None]:
+    """Let someone who watches the layers of `model` forget a call that ran out of memory.
+
+    Args:
+        model: the causal LM or its decoder.
+        mark: called before each call of a prompt; what it returns is called if that call fails and is tried again in halves.
+    """
+    marks = _MARKS.setdefault(getattr(model, "base_model", model), [])
+    marks.append(mark)
+    try:
+        yield
+    finally:
+        marks.remove(mark)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -127,25 +162,43 @@ class _Prompt:
     arguments: dict[str, Any]
     total: int
     keep: int
-    outputs: list[Any]
-    ranges: list[tuple[int, int]]
+    marks: Sequence[Callable[[], Undo]] = ()
+    outputs: list[Any] = field(default_factory=list)
+    ranges: list[tuple[int, int]] = field(default_factory=list)
 
     def feed(self, start: int, stop: int) -> None:
-        """One call; out of memory, what it left in the cache is dropped and the halves are tried."""
+        """One call; out of memory, what it left in the cache and with who watches is dropped, and the halves are tried.
+
+        Raises:
+            ProbeError: more is to come, and the model left no keys in the cache.
+        """
+        undo = [mark() for mark in self.marks]
         try:
             output = self.call(**_sliced(self.arguments, start, stop))
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error) or stop - start < 2:
                 raise
         else:
+            self._check_cached(stop)
             self._take(output, start, stop)
             return
+        for back in undo:
+            back()
         truncate(self.arguments["past_key_values"], start)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         middle = (start + stop) // 2
         self.feed(start, middle)
         self.feed(middle, stop)
+
+    def _check_cached(self, stop: int) -> None:
+        """Without the keys so far the next call would see none of them, and nobody would notice."""
+        held = self.arguments["past_key_values"].get_seq_length()
+        if stop < self.total and held != stop:
+            raise ProbeError(
+                f"a prompt fed in chunks needs a cache: expected {stop} tokens in it, got {held}; "
+                "gradient checkpointing, which keeps none, has to be off"
+            )
 
     def _take(self, output: Any, start: int, stop: int) -> None:
         """Keep an output, less the hidden states that nobody will read."""
@@ -176,39 +229,64 @@ def _tokens(arguments: dict[str, Any]) -> Tensor:
 
 
 def _feed(feeding: Feeding, base: PreTrainedModel, call: Callable[..., Any], arguments: dict[str, Any]) -> Any:
-    """A call of the decoder: continued as it is, a fresh prompt in spans and with a buffered cache."""
-    tokens = _tokens(arguments)
-    rows, total = tokens.shape[:2]
-    cache = arguments.get("past_key_values")
-    if cache is not None and cache.get_seq_length() > 0:
+    """A call of the decoder: continued as it is, a fresh prompt in spans and with a buffered cache.
+
+    The cache carries the length of its prompt, so that several caches can be continued in turns.
+    """
+    tokens, cache = _tokens(arguments), arguments.get("past_key_values")
+    held = 0 if cache is None else cache.get_seq_length()
+    if held == 0:
+        return _fresh(feeding, base, call, arguments)
+    if getattr(cache, _PROMPT, held + 1) > held:
+        # Filled elsewhere, or cropped into its prompt: what comes now ends the prompt.
+        setattr(cache, _PROMPT, feeding.whole(held + tokens.shape[1]))
+    with feeding.on(getattr(cache, _PROMPT)):
         return call(**arguments)
-    borders = [border for border in feeding.borders_at(total) if border < total]
-    wants_cache = arguments.get("use_cache")
-    wants_cache = bool(base.config.use_cache if wants_cache is None else wants_cache) or cache is not None
+
+
+def _fresh(feeding: Feeding, base: PreTrainedModel, call: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+    """The first pass of a prompt."""
+    config, cache = base.config, arguments.get("past_key_values")
+    rows, total = _tokens(arguments).shape[:2]
+    prompt = feeding.whole(total)
+    borders = [border for border in feeding.borders_at(prompt) if border < total]
+    wants_cache = bool(_or_default(arguments, "use_cache", config)) or cache is not None
     if not borders and not wants_cache:
-        return call(**arguments)
-    batch = feeding.chunk_batch or auto_batch(
-        base.config, base.dtype, tokens.device.type, rows, borders[1] - borders[0] if len(borders) > 1 else 1
-    )
-    arguments["past_key_values"] = buffered(DynamicCache(config=base.config) if cache is None else cache, total)
-    arguments["use_cache"] = True
-    prompt = _Prompt(call, arguments, total, feeding.keep, [], [])
-    feeding.begin(total)
-    try:
+        with feeding.on(prompt):
+            return call(**arguments)
+    cache = buffered(DynamicCache(config=config) if cache is None else cache, total)
+    setattr(cache, _PROMPT, prompt)
+    as_tuple = not _or_default(arguments, "return_dict", config)
+    arguments |= {"past_key_values": cache, "use_cache": True, "return_dict": True}
+    chunk = borders[1] - borders[0] if len(borders) > 1 else 1
+    batch = feeding.chunk_batch or auto_batch(config, base.dtype, base.device.type, rows, chunk)
+    fed_prompt = _Prompt(call, arguments, total, feeding.keep, _MARKS.get(base, ()))
+    with feeding.on(prompt):
         for start, stop in spans(borders, total, batch):
-            prompt.feed(start, stop)
-    finally:
-        feeding.begin(None)
-    feeding.ranges = prompt.ranges
-    output = prompt.whole()
+            fed_prompt.feed(start, stop)
+    feeding.ranges = fed_prompt.ranges
+    output = fed_prompt.whole()
     if not wants_cache:
         output.past_key_values = None
-    return output
+    return output.to_tuple() if as_tuple else output
+
+
+def _or_default(arguments: dict[str, Any], name: str, config: PretrainedConfig) -> Any:
+    """An argument, or where it is not given the configuration's value of that name."""
+    value = arguments.get(name)
+    return getattr(config, name) if value is None else value
+
+
+def _named(bound: inspect.BoundArguments) -> dict[str, Any]:
+    """All arguments of a call by name."""
+    arguments: dict[str, Any] = dict(bound.arguments)
+    rest: dict[str, Any] = arguments.pop("kwargs", {})
+    return arguments | rest
 
 
 @contextmanager
 def fed(model: PreTrainedModel, feeding: Feeding) -> Iterator[None]:
-    """Feed every fresh prompt as `feeding` says, inside the context; the instances' `forward` is back afterwards.
+    """Feed every fresh prompt as `feeding` says, inside the context; each `forward` is as before afterwards.
 
     The decoder's forward is replaced (so that its callers see one pass), and the causal LM's only to learn how many positions'
     logits are asked for, so that the hidden states of no others are kept.
@@ -217,14 +295,9 @@ def fed(model: PreTrainedModel, feeding: Feeding) -> Iterator[None]:
     whole, top = base.forward, model.forward
     signature, top_signature = inspect.signature(whole), inspect.signature(top)
 
-    def named(bound: inspect.BoundArguments) -> dict[str, Any]:
-        arguments: dict[str, Any] = dict(bound.arguments)
-        rest: dict[str, Any] = arguments.pop("kwargs", {})
-        return arguments | rest
-
     @wraps(whole)
     def forward(*args: Any, **kwargs: Any) -> Any:
-        return _feed(feeding, base, whole, named(signature.bind(*args, **kwargs)))
+        return _feed(feeding, base, whole, _named(signature.bind(*args, **kwargs)))
 
     @wraps(top)
     def top_forward(*args: Any, **kwargs: Any) -> Any:
@@ -236,11 +309,8 @@ def fed(model: PreTrainedModel, feeding: Feeding) -> Iterator[None]:
         finally:
             feeding.keep = 0
 
-    try:
-        base.forward = forward
+    with ExitStack() as undo:
+        undo.enter_context(attributes(base, forward=forward))
         if model is not base:
-            model.forward = top_forward
+            undo.enter_context(attributes(model, forward=top_forward))
         yield
-    finally:
-        for module in {base, model}:
-            module.__dict__.pop("forward", None)

@@ -45,8 +45,8 @@ def dynamic_split(prompt: int, window: int, F: int, L: int, M_max: int) -> Split
     than n + 1 tokens are left.
 
     The paper is silent on: a prompt of at most L + F tokens past chunk 0, which has no middle chunk here; n = 0 with m < M_max,
-    where the printed C = M - F fits zero times: no middle chunk either; and what becomes of the remainder, which joins the last
-    chunk. A prompt inside the window is not split at all: ask only for longer ones.
+    where the printed C = M - F fits zero times: no middle chunk either, nor where n + 1 chunks have no token each (M - F = 1 and
+    M_max = 0); and what becomes of the remainder, which joins the last chunk. A prompt inside the window is not split at all: ask only for longer ones.
 
     Args:
         prompt: tokens I.
@@ -66,7 +66,7 @@ def dynamic_split(prompt: int, window: int, F: int, L: int, M_max: int) -> Split
         return Split(prompt, F, 0, 0)
     n, m = divmod(between, window - F)
     chunks, C = (n, window - F) if m < M_max else (n + 1, between // (n + 1))
-    return Split(prompt, F, C if chunks else 0, chunks)
+    return Split(prompt, F, C, chunks) if chunks and C else Split(prompt, F, 0, 0)
 
 
 def check_split(window: int, F: int, L: int, M_max: int) -> None:

@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -28,6 +29,7 @@ from probe.attention.encoding import Encoding
 from probe.attention.merged import attend_pieces
 from probe.errors import ProbeError, unknown
 from probe.mesa.feeding import Feeding, check_chunk_batch, fed
+from probe.models.attributes import attributes
 from probe.models.construction import ProbedModel, ToyModel, weave_construction
 from probe.models.families import family_of
 from probe.models.positions import Positions, check_fits
@@ -40,6 +42,8 @@ OWN_NAME = "weavescope-own"
 """Names of the attention function, and of the mask function for models with an attention of their own."""
 BACKENDS = ("pieces", "dense")
 _SLOT = "_weavescope_active"
+K = TypeVar("K")
+V = TypeVar("V")
 
 Observer = Callable[[int, Tensor, Tensor, Encoding, float], None]
 """Told of every attention: the 1-based layer, raw queries [batch, heads, queries, dim], the last positions of the raw keys
@@ -58,53 +62,71 @@ class _Unrotated(nn.Module):
         return x.new_ones(shape), x.new_zeros(shape)
 
 
+def _kept(store: dict[K, V], name: K, make: Callable[[], V], size: int) -> V:
+    """What is in the store by that name, or is made and put there; the oldest go when there are more than `size`."""
+    if name not in store:
+        value = make()
+        while len(store) >= size:
+            store.pop(next(iter(store)))
+        store[name] = value
+    return store[name]
+
+
 @dataclass
 class _Active:
-    """A scheme on a model: what all layers share, with the last compilation kept for the other layers."""
+    """A scheme on a model: what all layers share, with what was compiled for a call kept for the other layers.
+
+    `prompt` is the prompt's length where it was told, `continuing` what the cache of the present call says of it. `rows` are the
+    groups of rows, equal in their padding, of the present call.
+    """
 
     scheme: Scheme
     backend: str
     prompt: int | None = None
     observe: Observer | None = None
-    feeding: int | None = None
-    _prompt_keys: int | None = field(default=None, repr=False)
-    _encodings: dict[int, tuple[int, Encoding]] = field(default_factory=dict, repr=False)
-    _compiled: tuple[tuple[int, int, int], list[Piece]] | None = field(default=None, repr=False)
+    continuing: int | None = None
+    rows: int = 1
+    _encodings: dict[tuple[int, int], Encoding] = field(default_factory=dict, repr=False)
+    _compiled: dict[tuple[int, int, int], list[Piece]] = field(default_factory=dict, repr=False)
 
-    def prompt_keys(self, keys: int, queries: int) -> int:
-        """How many keys are the prompt's, padding included: those of the last pass that began with an empty cache.
-
-        A cache that was filled elsewhere counts as prompt, and so does what comes with it in the first pass.
-        """
-        if self.prompt is not None:
-            return self.prompt
-        if self.feeding is not None:
-            self._prompt_keys = self.feeding
-        elif keys == queries or self._prompt_keys is None:
-            self._prompt_keys = keys
-        return self._prompt_keys
+    def prompt_keys(self, keys: int) -> int:
+        """How many of so many keys, or of those to come, are the prompt's, padding included."""
+        return self.whole(keys if self.continuing is None else self.continuing)
 
     def begin(self, prompt: int | None) -> None:
-        """From now on calls are parts of one prompt of so many tokens; None: no longer."""
-        self.feeding = prompt
+        """From now on calls are parts of one prompt of so many tokens, or continue it; None: no longer."""
+        self.continuing = prompt
+
+    def whole(self, total: int) -> int:
+        """Tokens of the prompt, padding included, that a pass of `total` tokens begins."""
+        return total if self.prompt is None else self.prompt
+
+    @contextmanager
+    def generating(self, prompt: int | None) -> Iterator[None]:
+        """Passes are parts of a prompt of so many tokens and what follows it, unless the user said so of another."""
+        before = self.prompt
+        self.prompt = prompt if before is None else before
+        try:
+            yield
+        finally:
+            self.prompt = before
 
     def borders(self, total: int) -> list[int]:
         """Where a prompt of `total` tokens, padding included, may be cut so that its parts do not depend on each other."""
-        return self.scheme.borders_at(self.prompt if self.prompt is not None else total)
+        return self.scheme.borders_at(total)
 
     def pieces(self, first: int, length: int, prompt: int) -> list[Piece]:
         """The compiled scheme; layers of one pass share it."""
-        if self._compiled is None or self._compiled[0] != (first, length, prompt):
-            weave, visibility = self._resolved(length, prompt)
-            self._compiled = ((first, length, prompt), compile_pieces(weave, visibility, first, length))
-        return self._compiled[1]
+
+        def compiled() -> list[Piece]:
+            return compile_pieces(*self._resolved(length, prompt), first, length)
+
+        return _kept(self._compiled, (first, length, prompt), compiled, self.rows)
 
     def _encoding(self, positions: Positions, length: int) -> Encoding:
-        """The encoding of layers with these positions; they share its tables of angles."""
-        known = self._encodings.get(id(positions))  # the layers keep them alive
-        if known is None or known[0] != length:
-            known = self._encodings[id(positions)] = (length, positions.encoding(self.scheme, length))
-        return known[1]
+        """The encoding of layers with these positions, which the layers keep alive; they share its tables of angles."""
+        name, rows = (id(positions), length), 2 * self.rows  # layers have one or two kinds of positions
+        return _kept(self._encodings, name, lambda: positions.encoding(self.scheme, length), rows)
 
     def _resolved(self, length: int, prompt: int) -> tuple[Weave, Visibility]:
         """Weave and visibility at this length; while a prompt is fed in parts, those of the whole."""
@@ -193,7 +215,8 @@ def _scheme_attention(
     keys, queries = key.shape[2], query.shape[2]
     _check_options(keys, kwargs)
     pads = _left_padding(attention_mask, query.shape[0], keys)
-    prompt = active.prompt_keys(keys, queries)
+    prompt = active.prompt_keys(keys)
+    active.rows = len(set(pads))
     if not any(pads):
         return active.attend(layer, query, key, value, scaling, prompt).transpose(1, 2), None
     out = torch.zeros_like(query)
@@ -232,26 +255,6 @@ AttentionMaskInterface.register(OWN_NAME, _always_a_mask)
 
 
 @contextmanager
-def _attributes(module: nn.Module, **values: Any) -> Iterator[None]:
-    """Set attributes on one module; what was there before, or that there was none, comes back at the end.
-
-    For an attribute of the class it is none: a `forward` set here hides the class's until then.
-    """
-    missing = object()
-    before = {name: {**module.__dict__, **module._modules}.get(name, missing) for name in values}
-    try:
-        for name, value in values.items():
-            setattr(module, name, value)
-        yield
-    finally:
-        for name, value in before.items():
-            if value is not missing:
-                setattr(module, name, value)
-            elif name in module.__dict__:
-                delattr(module, name)
-
-
-@contextmanager
 def _implementation(config: PretrainedConfig, name: str) -> Iterator[None]:
     """Choose the attention (and mask) function by name; sub-configurations, which follow, get their own back too."""
     parts = {key: getattr(config, key) for key in config.sub_configs if getattr(config, key, None) is not None}
@@ -269,8 +272,32 @@ def _raw_rotary(model: PreTrainedModel, path: str) -> Iterator[None]:
     parent, _, leaf = path.rpartition(".")
     inv_freq = model.get_submodule(path).inv_freq
     assert isinstance(inv_freq, Tensor)
-    with _attributes(model.get_submodule(parent), **{leaf: _Unrotated(2 * inv_freq.shape[0])}):
+    with attributes(model.get_submodule(parent), **{leaf: _Unrotated(2 * inv_freq.shape[0])}):
         yield
+
+
+def _prompt_of(inputs: Tensor | None, options: dict[str, Any]) -> int | None:
+    """Tokens of the prompt that `generate` is given; None where it continues a cache, or begins with nothing."""
+    cache = options.get("past_key_values")
+    if cache is not None and cache.get_seq_length() > 0:
+        return None
+    given = options.get("inputs_embeds"), inputs, options.get("input_ids")
+    return next((tokens.shape[1] for tokens in given if tokens is not None), None)
+
+
+def _generate(model: PreTrainedModel, active: _Active) -> Callable[..., Any]:
+    """The model's `generate`, which knows where its prompt ends, however it is passed on.
+
+    It may come in parts (`prefill_chunk_size`), again and again (without a cache), or with guesses behind it (assisted decoding).
+    """
+    generate = model.generate
+
+    @wraps(generate)
+    def told(inputs: Tensor | None = None, *args: Any, **options: Any) -> Any:
+        with active.generating(_prompt_of(inputs, options)):
+            return generate(inputs, *args, **options)
+
+    return told
 
 
 def check_scheme(model: ProbedModel, scheme: Scheme) -> None:
@@ -303,8 +330,8 @@ def apply_scheme(
         backend: "pieces" (fast) or "dense" (the reference).
         exact_angles: compute RoPE angles in float64; default float32, bitwise what transformers does.
         prompt: tokens of the input that count as its prompt, for schemes that treat its end differently (padding
-            included); default: those of the last pass that began with an empty cache.
-        chunk_batch: middle chunks of a chunked prompt that go through the model together; "auto": as many as 256 MiB of
+            included); default: what `generate` is given, else those of the pass that began with an empty cache.
+        chunk_batch: middle chunks of a chunked prompt that go through the model together; "auto": as many as 64 MiB of
             activations hold on CPU, 2 GiB on a GPU. It changes memory and speed, not results.
         observe: called in every attention, before it, with what it works on.
 
@@ -327,12 +354,15 @@ def apply_scheme(
     active = _Active(scheme, backend, prompt, observe)
     with ExitStack() as undo:
         for number, (attention, positions) in enumerate(zip(attentions, layers, strict=True), 1):
-            undo.enter_context(_attributes(attention, **{_SLOT: _Layer(active, positions, number)}))
+            undo.enter_context(attributes(attention, **{_SLOT: _Layer(active, positions, number)}))
             if family.own is not None:
                 own = family.own.forward(attention, _scheme_attention)
-                undo.enter_context(_attributes(attention, forward=own))
+                undo.enter_context(attributes(attention, forward=own))
         if family.own is None:
             undo.enter_context(_raw_rotary(model, family.rotary))
         undo.enter_context(_implementation(model.config, NAME if family.own is None else OWN_NAME))
-        undo.enter_context(fed(model, Feeding(active.borders, active.begin, check_chunk_batch(chunk_batch))))
+        feeding = Feeding(active.borders, active.whole, active.begin, check_chunk_batch(chunk_batch))
+        undo.enter_context(fed(model, feeding))
+        if hasattr(model, "generate"):
+            undo.enter_context(attributes(model, generate=_generate(model, active)))
         yield model

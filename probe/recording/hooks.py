@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from probe.errors import ProbeError, unknown
+from probe.mesa.feeding import marked
 from probe.models.construction import ProbedModel
 from probe.models.families import SITES, Family, family_of
 
@@ -31,6 +32,16 @@ class Recording:
         assert isinstance(hidden, Tensor)
         index = torch.tensor(self.dims, device=hidden.device)
         self._chunks.setdefault(key, []).append(hidden.detach().index_select(-1, index).float().cpu())
+
+    def mark(self) -> Callable[[], None]:
+        """What forgets all that is added from now on: a call that failed in a deeper layer, and is tried again in parts."""
+        counts = {key: len(chunks) for key, chunks in self._chunks.items()}
+
+        def undo() -> None:
+            for key, chunks in self._chunks.items():
+                del chunks[counts.get(key, 0) :]
+
+        return undo
 
     def values(self, site: str, layer: int) -> Float[Tensor, "batch positions dims"]:
         """Recorded values of one site, float32 on CPU.
@@ -94,7 +105,8 @@ def record(model: ProbedModel, sites: Iterable[str], layers: Iterable[int], dims
         for site in sites:
             for layer in layers:
                 hook((site, layer))
-        yield recording
+        with marked(model, recording.mark):
+            yield recording
     finally:
         for handle in handles:
             handle.remove()

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,17 @@ def test_the_same_settings_give_the_same_run(tiny_folder: Path, tmp_path: Path) 
     a, b = (run_probe(load_model(str(tiny_folder)), SETTINGS, tmp_path / name) for name in "ab")
     assert all(np.array_equal(a.trace[key], b.trace[key]) for key in a.trace)
     assert a.info["rows"] == b.info["rows"]
+
+
+@pytest.mark.parametrize("chunk_batch", [1, "auto"])
+def test_progress_counts_tokens_and_ends_at_one(chunk_batch: int | str, tiny_folder: Path, tmp_path: Path) -> None:
+    """In however many calls a prompt goes through a layer: each scheme is its share, and its last call is the end of it."""
+    shares: list[tuple[float, str]] = []
+    settings = replace(SETTINGS, schemes="origin,mesa", length=400, chunk_batch=chunk_batch)
+    run_probe(load_model(str(tiny_folder)), settings, tmp_path / "run", progress=lambda *told: shares.append(told))
+    done = [share for share, _ in shares]
+    assert done == sorted(done) and done[-1] == pytest.approx(1) and done[-2] < 0.999
+    assert max(share for share, spec in shares if spec == "origin") == pytest.approx(0.5)
 
 
 def test_an_exception_leaves_nothing(tmp_path: Path) -> None:
