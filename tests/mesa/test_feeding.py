@@ -19,7 +19,8 @@ from probe.recording.hooks import record
 from probe.schemes import parse_scheme
 
 WINDOW, NEW = 64, 24
-SETTINGS = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0, "max_new_tokens": NEW}
+NEVER = 999  # a token that no model here has
+SETTINGS = {"do_sample": False, "eos_token_id": NEVER, "pad_token_id": 0, "max_new_tokens": NEW}
 MESA = parse_scheme("mesa(E=30)", WINDOW)
 
 
