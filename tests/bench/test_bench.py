@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -170,7 +171,11 @@ def test_the_command_prints_one_object_and_writes_it(tmp_path: Path, capsys: pyt
 def test_an_interrupt_keeps_the_finished_rows() -> None:
     command = [sys.executable, "-m", "probe", "bench", "prefill", "--model", TINY, "--scheme", "origin"]
     command += ["--lengths", "16,30000", "--threads", "1", "--repeats", "1", "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    # A suite started in the background ignores SIGINT, and its children would too.
+    listening = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listening
+    ) as process:
         assert process.stderr is not None
         while "30000" not in process.stderr.readline():
             assert process.poll() is None
