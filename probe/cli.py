@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from probe.errors import ProbeError
+from probe.errors import ProbeError, exit_code
 
 _RUN_EXAMPLES = """\
 examples:
@@ -480,16 +480,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     args = build_parser().parse_args(argv)
     try:
-        args.command(args)
-    except ProbeError as error:
-        print(f"probe: error: {error}", file=sys.stderr)
-        return 2
+        return exit_code(lambda: args.command(args), "interrupted; nothing was left half-written")
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
-        print("probe: interrupted; nothing was left half-written", file=sys.stderr)
-        return 130
-    return 0
+        return 0
 
 
 if __name__ == "__main__":

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
-from probe.bench.tables import read
-from probe.errors import ProbeError
+from probe.errors import ProbeError, exit_code
 from probe.figures.style import scheme_colour
+from probe.results import read
 
 PANELS = (
     ("prefill_seconds", "time to first token, s"),
@@ -127,13 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("result", type=Path, metavar="FILE.json")
     parser.add_argument("folder", type=Path)
     args = parser.parse_args(argv)
-    try:
-        for path in write(read(args.result), args.folder):
-            print(path)
-    except ProbeError as error:
-        print(f"probe: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: print(*write(read(args.result), args.folder), sep="\n"))
 
 
 if __name__ == "__main__":

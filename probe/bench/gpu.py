@@ -37,7 +37,7 @@ from probe.bench.roofline import bandwidth, decode_bytes, matrix_rate, prefill_o
 from probe.bench.rss import PeakMemory
 from probe.bench.timing import machine, synchronize
 from probe.bench.work import decode, prefill
-from probe.errors import ProbeError
+from probe.errors import ProbeError, exit_code
 from probe.models.load import pick_device
 from probe.models.seam import apply_scheme
 from probe.schemes import Scheme, parse_schemes
@@ -463,14 +463,8 @@ def run(args: argparse.Namespace, began: float) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 0, or 2 for bad input (one line on stderr)."""
     began = time.monotonic()
-    try:
-        run(_parser().parse_args(argv), began)
-    except ProbeError as error:
-        print(f"probe: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    args = _parser().parse_args(argv)
+    return exit_code(lambda: run(args, began))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from probe.bench.report import emit, writable
 from probe.bench.rss import load_average
 from probe.bench.run import row
 from probe.bench.timing import Timing, machine
-from probe.errors import ProbeError
+from probe.errors import ProbeError, exit_code
 from probe.schemes import parse_schemes
 
 DRIVER = Path(__file__).with_name("official_driver.py")
@@ -309,14 +309,8 @@ def _run(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 0, or 2 for bad input (one line on stderr). An interrupted run prints its rows."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a polite kill still writes the rows it has
-    try:
-        _run(_parser().parse_args(argv))
-    except ProbeError as error:
-        print(f"probe: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    args = _parser().parse_args(argv)
+    return exit_code(lambda: _run(args))
 
 
 if __name__ == "__main__":

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from probe.errors import ProbeError
+from probe.errors import ProbeError, exit_code
+from probe.results import pipe_table, read
 
 _TITLES = {
     "what": "measured", "length": "tokens", "scheme": "scheme", "seconds": "time", "prefill_seconds": "first token",
@@ -61,9 +60,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     shown = [_with_spread(row) for row in rows]
     names = [name for name in _TITLES if any(row.get(name) is not None for row in shown)]
     right = [all(not isinstance(row.get(name), str) for row in shown) for name in names]
-    lines = [[_TITLES[name] for name in names], ["---:" if number else "---" for number in right]]
-    lines += [[_cell(name, row.get(name)) for name in names] for row in shown]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    cells = [[_cell(name, row.get(name)) for name in names] for row in shown]
+    return pipe_table([_TITLES[name] for name in names], cells, right)
 
 
 def _caption(result: dict[str, Any]) -> str:
@@ -109,40 +107,24 @@ def markdown(result: dict[str, Any]) -> str:
     Raises:
         ProbeError: it is no benchmark result.
     """
-    rows = result.get("rows") if isinstance(result, dict) else None
+    rows = result.get("rows")
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise ProbeError('expected a benchmark result with "rows"')
     parts = _sections(rows) if any("kind" in row for row in rows) else [table(rows)]
     return "\n\n".join(filter(None, (_caption(result), *parts)))
 
 
-def read(path: Path) -> dict[str, Any]:
-    """A result file; JSON lines are taken as the rows of one.
-
-    Raises:
-        ProbeError: it cannot be read, or is not JSON.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-        result = (
-            {"rows": [json.loads(line) for line in text.splitlines()]} if path.suffix == ".jsonl" else json.loads(text)
-        )
-    except (OSError, ValueError) as error:
-        raise ProbeError(f"{path}: expected a JSON file ({error})") from None
-    return dict(result) if isinstance(result, dict) else {}
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 0, or 2 for bad input (one line on stderr)."""
     parser = argparse.ArgumentParser(prog="python -m probe.bench.tables", description=__doc__)
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE.json")
-    for path in parser.parse_args(argv).files:
-        try:
+    args = parser.parse_args(argv)
+
+    def work() -> None:
+        for path in args.files:
             print(markdown(read(path)) + "\n")
-        except ProbeError as error:
-            print(f"probe: error: {path}: {error}", file=sys.stderr)
-            return 2
-    return 0
+
+    return exit_code(work)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from probe.errors import ProbeError
+from probe.errors import ProbeError, exit_code
 from probe.mesa.split import Split, dynamic_split
 from probe.schemes import make_scheme
 
@@ -72,12 +71,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--window", type=int, default=512)
     parser.add_argument("--length", type=int, default=2048)
     args = parser.parse_args(argv)
+    return exit_code(lambda: _write(args.file, draw(args.window, args.length)))
+
+
+def _write(file: Path, picture: str) -> None:
     try:
-        args.file.write_text(draw(args.window, args.length), encoding="utf-8")
-    except (ProbeError, OSError) as error:
-        print(f"probe: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        file.write_text(picture, encoding="utf-8")
+    except OSError as error:
+        raise ProbeError(f"{file}: cannot write there ({error.strerror})") from None
 
 
 if __name__ == "__main__":

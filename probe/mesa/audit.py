@@ -43,7 +43,7 @@ class _Mass:
         mine[:, first : first + weights.shape[2]] += mass
 
     def row(self, layer: int, head: int, length: int, samples: int) -> dict[str, Any]:
-        """Shares of one head over the queries that lose a key at all: those of the second middle chunk and later."""
+        """Shares of one head (from 0; from 1 in the row) over the queries that lose a key at all: those of the second middle chunk and later."""
         start, block = self.kept.anchor + self.kept.block, self.kept.block
         t = torch.arange(start, length)
         share = self.layers[layer][head, start:] / samples
@@ -51,7 +51,7 @@ class _Mass:
         seen = self.kept.anchor + within + 1
         early = within < max(1, block // 4)
         return {
-            "layer": layer, "head": head, "chunk": block,
+            "layer": layer, "head": head + 1, "chunk": block,
             "lost": float(1 - share.mean()), "lost_early": float(1 - share[early].mean()),
             "uniform": float(1 - (seen.double() / (t + 1)).mean()),
         }  # fmt: skip
@@ -95,7 +95,7 @@ def audit(
     masses = [_Mass(Blocks(first, chunk)) for chunk in chunks]
     _observe(loaded, ids, masses)
     rows = [
-        mass.row(layer, head, length, len(ids)) | {"head": head + 1}
+        mass.row(layer, head, length, len(ids))
         for mass in masses
         for layer in sorted(mass.layers)
         for head in range(len(mass.layers[layer]))

@@ -97,7 +97,6 @@ class Feeding:
         begin: told the number of tokens of a prompt before its calls and those that continue it, None after them.
         chunk_batch: middle chunks in a call; None for as many as the budget allows.
         keep: hidden states of the prompt's end that the caller reads, 0 for all.
-        ranges: token ranges of the last prompt's calls, for the record.
     """
 
     borders_at: Callable[[int], Sequence[int]]
@@ -105,7 +104,6 @@ class Feeding:
     begin: Callable[[int | None], None]
     chunk_batch: int | None = None
     keep: int = 0
-    ranges: list[tuple[int, int]] = field(default_factory=list)
 
     @contextmanager
     def on(self, prompt: int) -> Iterator[None]:
@@ -164,7 +162,6 @@ class _Prompt:
     keep: int
     marks: Sequence[Callable[[], Undo]] = ()
     outputs: list[Any] = field(default_factory=list)
-    ranges: list[tuple[int, int]] = field(default_factory=list)
 
     def feed(self, start: int, stop: int) -> None:
         """One call; out of memory, what it left in the cache and with who watches is dropped, and the halves are tried.
@@ -207,7 +204,6 @@ class _Prompt:
             # A copy, so that the rest is freed; empty where the whole call is dropped.
             output.last_hidden_state = output.last_hidden_state[:, skip:].clone()
         self.outputs.append(output)
-        self.ranges.append((start, stop))
 
     def whole(self) -> Any:
         """All calls' outputs as one: last hidden states of the last `keep` tokens (0: all), the other fields of all."""
@@ -264,7 +260,6 @@ def _fresh(feeding: Feeding, base: PreTrainedModel, call: Callable[..., Any], ar
     with feeding.on(prompt):
         for start, stop in spans(borders, total, batch):
             fed_prompt.feed(start, stop)
-    feeding.ranges = fed_prompt.ranges
     output = fed_prompt.whole()
     if not wants_cache:
         output.past_key_values = None

@@ -129,9 +129,8 @@ class _Active:
         return _kept(self._encodings, name, lambda: positions.encoding(self.scheme, length), rows)
 
     def _resolved(self, length: int, prompt: int) -> tuple[Weave, Visibility]:
-        """Weave and visibility at this length; while a prompt is fed in parts, those of the whole."""
-        reached = max(length, prompt)
-        return self.scheme.weave_at(reached, prompt), self.scheme.visibility_at(reached, prompt)
+        """Weave and visibility at this length."""
+        return self.scheme.weave_at(length, prompt), self.scheme.visibility_at(length, prompt)
 
     def attend(self, layer: _Layer, query: Tensor, key: Tensor, value: Tensor, scaling: float, prompt: int) -> Tensor:
         """[batch, heads, queries, dim] for unpadded rows; the queries are the last positions of the keys."""

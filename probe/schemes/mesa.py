@@ -13,10 +13,12 @@ from typing import Any
 from constructions.weave import Anchored, Chunked, Clamp, DualChunk, Folded, Grouped, Linear, Stair, Switched, Weave
 from probe.errors import ProbeError
 from probe.mesa.split import Split, check_split, dynamic_split
-from probe.schemes.scheme import Extent, VisibilityAt, WeaveAt, leaky_to_length
+from probe.schemes.scheme import Extent, VisibilityAt, WeaveAt, dual_chunk_sizes, leaky_to_length, published
 from probe.schemes.visibility import Blocks, Bottom, Visibility
 
 Parameters = Mapping[str, Any]
+DEFAULT_STEP = published(50)
+"""E by the window (paper Sec. 2)."""
 
 
 def split_of(p: Parameters, extent: Extent) -> Split | None:
@@ -24,11 +26,6 @@ def split_of(p: Parameters, extent: Extent) -> Split | None:
     if extent.prompt <= extent.window:
         return None
     return dynamic_split(extent.prompt, extent.window, p["F"], p["L"], p["M_max"])
-
-
-def _reached(extent: Extent) -> int:
-    """Tokens that the last position must be reachable for: while a prompt is fed in parts, all of it."""
-    return max(extent.length, extent.prompt)
 
 
 def least_step(N: int, tokens: int, window: int) -> int:
@@ -48,20 +45,15 @@ def step(p: Parameters, extent: Extent) -> int:
     Raises:
         ProbeError: the user's is too small for the input; the message says which E would do.
     """
-    least = least_step(p["N"], _reached(extent), extent.window)
+    least = least_step(p["N"], extent.length, extent.window)
     if not p["E"]:
-        return max(default_step(extent.window), least)
+        return max(DEFAULT_STEP(extent.window), least)
     if p["E"] < least:
         raise ProbeError(
-            f"mesa: E = {p['E']} leaves the trained range at {_reached(extent)} tokens: expected E >= {least}, "
+            f"mesa: E = {p['E']} leaves the trained range at {extent.length} tokens: expected E >= {least}, "
             "or no E at all, which then grows to fit"
         )
     return int(p["E"])
-
-
-def default_step(window: int) -> int:
-    """E = 50 for windows of 2048 and more, in proportion below (paper Sec. 2)."""
-    return 50 if window >= 2048 else max(1, 50 * window // 2048)
 
 
 def _stair(p: Parameters, extent: Extent) -> Weave:
@@ -73,14 +65,14 @@ def _paper(p: Parameters, extent: Extent) -> Weave:
 
 
 def _official(p: Parameters, extent: Extent) -> Weave:
-    split, keys = split_of(p, extent), _reached(extent)
+    split, keys = split_of(p, extent), extent.length
     width = split.C if split is not None and split.C else extent.window - p["F"]
-    return Folded(p["E"] or default_step(extent.window), width * ((keys - 1) // width) + 1)
+    return Folded(p["E"] or DEFAULT_STEP(extent.window), width * ((keys - 1) // width) + 1)
 
 
 def _self_extend(p: Parameters, extent: Extent) -> Weave:
     """W = N exact keys, and the smallest G from the published step on (or the user's E) that stays in the window."""
-    W, far, G = max(1, p["N"]), _reached(extent) - 1, p["E"] or default_step(extent.window)
+    W, far, G = max(1, p["N"]), extent.length - 1, p["E"] or DEFAULT_STEP(extent.window)
     least = next(g for g in range(1, far + 2) if far // g + W - W // g < extent.window or g > far)
     if p["E"] and p["E"] < least:
         raise ProbeError(
@@ -90,7 +82,7 @@ def _self_extend(p: Parameters, extent: Extent) -> Weave:
 
 
 def _dual_chunk(p: Parameters, extent: Extent) -> Weave:
-    return DualChunk(max(1, extent.window * 3 // 4 - extent.window // 16), max(1, extent.window * 3 // 4))
+    return DualChunk(*dual_chunk_sizes(extent.window))
 
 
 LAST: dict[str, Callable[[Parameters, Extent], Weave]] = {
@@ -98,7 +90,7 @@ LAST: dict[str, Callable[[Parameters, Extent], Weave]] = {
     "paper": _paper,
     "official": _official,
     "rerope": lambda p, extent: Clamp(max(1, p["N"])),
-    "leaky": lambda p, extent: leaky_to_length(p["N"])(Extent(_reached(extent), extent.prompt, extent.window)),
+    "leaky": lambda p, extent: leaky_to_length(p["N"])(extent),
     "self-extend": _self_extend,
     "dual-chunk": _dual_chunk,
     "plain": lambda p, extent: Linear(),
@@ -114,7 +106,7 @@ def mesa_weave(p: Parameters) -> WeaveAt:
     """The weave of Mesa for an input."""
 
     def at(extent: Extent) -> Weave:
-        if _reached(extent) <= extent.window:
+        if extent.length <= extent.window:
             return Linear()
         split, after = split_of(p, extent), LAST[p["last"]](p, extent)
         if split is None:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 
 from constructions.weave import Switched, Weave
 from probe.errors import ProbeError
-from probe.schemes.presets import PRESETS, Parameter, Preset, Row, checked, preset_parts, published
-from probe.schemes.scheme import Extent, LogN, MScale, Product, Scale, Scheme, Value, WeaveAt
+from probe.schemes.presets import PRESETS, Parameter, Preset, Row, checked, preset_parts
+from probe.schemes.scheme import Extent, LogN, MScale, Product, Scale, Scheme, Value, WeaveAt, published
 from probe.schemes.visibility import Bottom, Lambda, Visibility
 
 Change = Callable[[Scheme, dict], dict[str, object]]

@@ -14,8 +14,17 @@ from dataclasses import dataclass, field
 from constructions.weave import CacheIndex, Clamp, DualChunk, Grouped, Stair, WeaveError
 from probe.errors import ProbeError
 from probe.schemes.frequencies import NTK, DynamicNTK, Interpolation, Unrotated, YaRN
-from probe.schemes.mesa import LAST, mesa
-from probe.schemes.scheme import Extent, MScale, Scheme, Value, VisibilityAt, leaky_to_length
+from probe.schemes.mesa import DEFAULT_STEP, LAST, mesa
+from probe.schemes.scheme import (
+    Extent,
+    MScale,
+    Scheme,
+    Value,
+    VisibilityAt,
+    dual_chunk_sizes,
+    leaky_to_length,
+    published,
+)
 from probe.schemes.visibility import Blocks, Bottom, Lambda, Visibility
 
 
@@ -105,11 +114,6 @@ class Preset(Row):
         return self.parameters
 
 
-def published(value: int) -> Callable[[int], int]:
-    """A default published for M >= 2048, in proportion (at least 1) below."""
-    return lambda window: value if window >= 2048 else max(1, value * window // 2048)
-
-
 def _constant(value: Value) -> Callable[[int], Value]:
     return lambda window: value
 
@@ -193,7 +197,7 @@ PRESETS: dict[str, Preset] = {
             "W(d) = d up to N, then N + ceil((d - N)/E)",
             "Mesa-Extrapolation, Eq. 3 (https://arxiv.org/abs/2410.15859)",
             lambda p: {"weave": Stair(**p)},
-            {"N": _EXACT, "E": Parameter(published(50), "keys that share a step")},
+            {"N": _EXACT, "E": Parameter(DEFAULT_STEP, "keys that share a step")},
         ),
         Preset(
             "self-extend",
@@ -211,8 +215,8 @@ PRESETS: dict[str, Preset] = {
             "Dual Chunk Attention (https://arxiv.org/abs/2402.17463)",
             lambda p: {"weave": DualChunk(**p)},
             {
-                "s": Parameter(lambda window: max(1, window * 3 // 4 - window // 16), "tokens in a chunk"),
-                "c": Parameter(lambda window: max(1, window * 3 // 4), "largest position"),
+                "s": Parameter(lambda window: dual_chunk_sizes(window)[0], "tokens in a chunk"),
+                "c": Parameter(lambda window: dual_chunk_sizes(window)[1], "largest position"),
             },
         ),
         Preset(

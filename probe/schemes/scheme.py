@@ -82,7 +82,7 @@ class Extent:
     """What parts of a scheme may depend on, besides positions.
 
     Attributes:
-        length: tokens T so far, generated ones included.
+        length: tokens T so far, generated ones included; those still to come of the prompt too.
         prompt: how many of them are the prompt, whose end some schemes treat differently; decoding leaves it alone.
         window: trained window M.
     """
@@ -96,6 +96,17 @@ WeaveAt = Callable[[Extent], Weave]
 """A weave whose parameters depend on the input."""
 VisibilityAt = Callable[[Extent], Visibility]
 """A visibility that depends on the input."""
+
+
+def published(value: int) -> Callable[[int], int]:
+    """A default published for M >= 2048, in proportion (at least 1) below."""
+    return lambda window: value if window >= 2048 else max(1, value * window // 2048)
+
+
+def dual_chunk_sizes(window: int) -> tuple[int, int]:
+    """Dual Chunk Attention's tokens in a chunk and largest position: 3/4 - 1/16 of the window, and 3/4."""
+    largest = window * 3 // 4
+    return max(1, largest - window // 16), max(1, largest)
 
 
 def leaky_to_length(w: int) -> WeaveAt:
@@ -123,16 +134,21 @@ class Scheme:
     parameters: dict[str, Value] = field(default_factory=dict)
 
     def weave_at(self, length: int, prompt: int | None = None) -> Weave:
-        """The weave for an input of `length` tokens, of which the first `prompt` (default: all) are the prompt."""
-        if isinstance(self.weave, Weave):
-            return self.weave
-        return self.weave(Extent(length, length if prompt is None else prompt, self.window))
+        """The weave for an input of `length` tokens, of which the first `prompt` (default: all) are the prompt.
+
+        A prompt may be longer than the input: while one is fed in parts, parameters are those of the whole.
+        """
+        return self.weave if isinstance(self.weave, Weave) else self.weave(self._extent(length, prompt))
 
     def visibility_at(self, length: int, prompt: int | None = None) -> Visibility:
         """The visibility for an input, as `weave_at`."""
         if isinstance(self.visibility, Visibility):
             return self.visibility
-        return self.visibility(Extent(length, length if prompt is None else prompt, self.window))
+        return self.visibility(self._extent(length, prompt))
+
+    def _extent(self, length: int, prompt: int | None) -> Extent:
+        prompt = length if prompt is None else prompt
+        return Extent(max(length, prompt), prompt, self.window)
 
     def borders_at(self, prompt: int) -> list[int]:
         """Chunk borders of a prompt: first positions of all its blocks but the first one; empty where nothing is in blocks."""

@@ -19,7 +19,6 @@ from probe.tasks.heldout import heldout_batch
 from probe.tasks.nll import nll_per_position
 from probe.tasks.passkey import PasskeySample, minimum_length, passkey_sample
 
-TASKS = ("passkey", "nll")
 BATCH_TOKENS = 8192
 Progress = Callable[[float, str], None]
 
@@ -75,6 +74,34 @@ def heldout_nll(loaded: LoadedModel, scheme: Scheme, ids: Tensor, tick: Callable
     return torch.cat(rows)
 
 
+def _passkey_scores(
+    loaded: LoadedModel, scheme: Scheme, drawn: Sequence[PasskeySample], _tail: int | None
+) -> dict[str, float]:
+    hits = passkey_hits(loaded, scheme, drawn).double()
+    deciles = [float(part.mean()) for part in hits.tensor_split(10) if len(part)]
+    return {"accuracy": float(hits.mean()), "worst_decile": min(deciles)}
+
+
+def _draw_windows(loaded: LoadedModel, length: int, samples: int, seed: int) -> Tensor:
+    if length < 2:
+        raise ProbeError(f"--lengths: expected at least 2 tokens, got {length}")
+    return heldout_batch(loaded, length, samples, seed)
+
+
+def _nll_scores(loaded: LoadedModel, scheme: Scheme, ids: Tensor, tail: int | None) -> dict[str, float]:
+    nll = heldout_nll(loaded, scheme, ids)
+    per_sample = nll[:, -(tail or max(1, ids.shape[1] // 4)) :].double().mean(-1)
+    error = float(per_sample.std() / len(ids) ** 0.5) if len(ids) > 1 else 0.0
+    return {"nll": float(per_sample.mean()), "standard_error": error}
+
+
+TASKS: dict[str, tuple[Callable[..., Any], Callable[..., dict[str, float]]]] = {
+    "passkey": (draw_passkeys, _passkey_scores),
+    "nll": (_draw_windows, _nll_scores),
+}
+"""By name: what draws the samples of a length, the same for every scheme, and what scores a scheme on them."""
+
+
 def evaluate(
     loaded: LoadedModel,
     task: str,
@@ -108,36 +135,16 @@ def evaluate(
         for length in lengths:  # now, so that no length is reached in vain
             scheme.weave_at(length)
             scheme.visibility_at(length)
-    rows, done = [], 0
+    draw, score = TASKS[task]
+    rows, total = [], len(lengths) * len(parsed)
     for length in lengths:
+        drawn = draw(loaded, length, samples, seed)
         for scheme in parsed:
-            scored = (
-                _passkey_row(loaded, scheme, length, samples, seed)
-                if task == "passkey"
-                else _nll_row(loaded, scheme, length, samples, seed, tail)
-            )
+            scored = score(loaded, scheme, drawn, tail)
             weave = {"weave": scheme.weave_at(length).parameters()}
             rows.append({"scheme": scheme.spec, "length": length} | scored | weave)
-            done += 1
-            progress(done / (len(lengths) * len(parsed)), f"{scheme.spec} {length}")
+            progress(len(rows) / total, f"{scheme.spec} {length}")
     return {
         "model": loaded.name, "window": loaded.window, "task": task, "samples": samples, "seed": seed, "tail": tail,
         **environment(), "rows": rows,
     }  # fmt: skip
-
-
-def _passkey_row(loaded: LoadedModel, scheme: Scheme, length: int, samples: int, seed: int) -> dict[str, float]:
-    hits = passkey_hits(loaded, scheme, draw_passkeys(loaded, length, samples, seed)).double()
-    deciles = [float(part.mean()) for part in hits.tensor_split(10) if len(part)]
-    return {"accuracy": float(hits.mean()), "worst_decile": min(deciles)}
-
-
-def _nll_row(
-    loaded: LoadedModel, scheme: Scheme, length: int, samples: int, seed: int, tail: int | None
-) -> dict[str, float]:
-    if length < 2:
-        raise ProbeError(f"--lengths: expected at least 2 tokens, got {length}")
-    nll = heldout_nll(loaded, scheme, heldout_batch(loaded, length, samples, seed))
-    per_sample = nll[:, -(tail or max(1, length // 4)) :].double().mean(-1)
-    error = float(per_sample.std() / samples**0.5) if samples > 1 else 0.0
-    return {"nll": float(per_sample.mean()), "standard_error": error}

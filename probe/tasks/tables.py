@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from probe.errors import ProbeError
+from probe.errors import ProbeError, exit_code
+from probe.results import pipe_table, read
 
 
 def _cell(row: dict[str, Any] | None) -> str:
@@ -32,25 +31,24 @@ def markdown(result: Any) -> str:
         schemes, lengths = (list(dict.fromkeys(row[key] for row in rows)) for key in ("scheme", "length"))
         where = f", the last {result['tail']} positions" if result.get("tail") else ""
         caption = f"`{result['model']}`, M = {window}, {result['task']}{where}, {result['samples']} samples, seed {result['seed']}"
-        lines = [["scheme", *(f"{length} ({length / window:g}M)" for length in lengths)]]
-        lines += [["---", *("---:" for _ in lengths)]]
-        lines += [[f"`{name}`", *(_cell(found.get((name, length))) for length in lengths)] for name in schemes]
+        titles = ["scheme", *(f"{length} ({length / window:g}M)" for length in lengths)]
+        cells = [[f"`{name}`", *(_cell(found.get((name, length))) for length in lengths)] for name in schemes]
     except (KeyError, TypeError):
         raise ProbeError("expected the JSON of `probe eval --json`") from None
-    return caption + "\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return caption + "\n\n" + pipe_table(titles, cells, [False, *(True for _ in lengths)])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 0, or 2 for bad input (one line on stderr)."""
     parser = argparse.ArgumentParser(prog="python -m probe.tasks.tables", description=__doc__)
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE.json")
-    for path in parser.parse_args(argv).files:
-        try:
-            print(markdown(json.loads(path.read_text(encoding="utf-8"))) + "\n")
-        except (ProbeError, OSError, ValueError) as error:
-            print(f"probe: error: {path}: {error}", file=sys.stderr)
-            return 2
-    return 0
+    args = parser.parse_args(argv)
+
+    def work() -> None:
+        for path in args.files:
+            print(markdown(read(path)) + "\n")
+
+    return exit_code(work)
 
 
 if __name__ == "__main__":

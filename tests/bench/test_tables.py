@@ -48,7 +48,8 @@ def test_a_result_is_a_caption_and_a_table(tmp_path: Path, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("{", "expected a JSON file"), ("[]", 'with "rows"'), ('{"rows": []}', 'with "rows"')]
+    ("text", "message"),
+    [("{", "expected a JSON file"), ("[]", "expected a JSON object"), ('{"rows": []}', 'with "rows"')],
 )
 def test_what_is_no_result_is_refused(
     text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

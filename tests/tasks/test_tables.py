@@ -51,7 +51,7 @@ def test_a_scheme_that_does_not_reach_a_length_is_refused_before_any_is_run(
     def run(*_: object) -> None:
         raise AssertionError("it ran")
 
-    monkeypatch.setattr(evaluate, "_nll_row", run)
+    monkeypatch.setattr(evaluate, "heldout_nll", run)
     command = ["eval", "--model", str(tiny_folder), "--task", "nll", "--lengths", "32,1000", "--quiet"]
     assert cli([*command, "--scheme", "mesa(N=16,E=2)"]) == 2
     assert "E = 2 leaves the trained range at 1000 tokens: expected E >= 21" in capsys.readouterr().err
