@@ -8,6 +8,7 @@ from stdin and prints one JSON object.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -25,6 +26,11 @@ from probe.schemes import parse_schemes
 
 STOCK = "stock"
 """The model as transformers runs it: its own SDPA, no scheme, no seam."""
+RETURNED = {"MALLOC_MMAP_THRESHOLD_": str(1 << 17)}
+"""Environment of a measured process: glibc then gives every freed block above 128 KiB back at once. Left to itself it moves that bound and keeps
+some of what is freed, and the mark of one and the same run differs by tens of percent."""
+REPEATS = 3
+"""Processes of a memory row, at the most."""
 WARM_UP = 64
 """Tokens of the pass that comes first, so that lazily made things are not counted."""
 
@@ -68,7 +74,9 @@ def fresh_process(settings: dict[str, Any]) -> dict[str, Any]:
         ProbeError: it failed; the message is its last line.
     """
     command = [sys.executable, "-m", "probe.bench.memory"]
-    done = subprocess.run(command, input=json.dumps(settings), capture_output=True, text=True, check=False)  # noqa: S603
+    done = subprocess.run(  # noqa: S603
+        command, input=json.dumps(settings), capture_output=True, text=True, check=False, env=os.environ | RETURNED
+    )
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"killed, status {done.returncode}; too little memory?"]
         raise ProbeError(f"memory of {settings['scheme']} at {settings['length']} tokens: {lines[-1]}")

@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
@@ -25,7 +25,7 @@ from typing import IO, Any
 import torch
 from transformers.utils import logging as hf_logging
 
-from probe.bench.memory import STOCK
+from probe.bench.memory import REPEATS, RETURNED, STOCK
 from probe.bench.model import ROPE_BASE, Shape, parse_shape, random_llama
 from probe.bench.report import emit, writable
 from probe.bench.rss import load_average
@@ -47,12 +47,12 @@ SAME = 1e-4
 
 
 class Process:
-    """A driver in some interpreter: one request at a time."""
+    """A driver in some interpreter, with more in its environment: one request at a time."""
 
-    def __init__(self, python: str, settings: dict[str, Any], log: IO[str]) -> None:
+    def __init__(self, python: str, settings: dict[str, Any], log: IO[str], more: Mapping[str, str]) -> None:
         self.python, self.log = python, log
         # Without this, Python puts the driver's folder on the path, where it could hide modules of theirs.
-        environment = os.environ | {"PYTHONSAFEPATH": "1"}
+        environment = os.environ | {"PYTHONSAFEPATH": "1"} | dict(more)
         if not settings["checkout"]:
             root = str(Path(__file__).parents[2])
             environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
@@ -85,10 +85,10 @@ class Process:
 
 
 @contextmanager
-def started(python: str, settings: dict[str, Any]) -> Iterator[Process]:
+def started(python: str, settings: dict[str, Any], more: Mapping[str, str] | None = None) -> Iterator[Process]:
     """A driver that is ended with the context."""
     with tempfile.TemporaryFile("w+") as log:
-        process = Process(python, settings, log)
+        process = Process(python, settings, log, more or {})
         try:
             yield process
         finally:
@@ -189,8 +189,8 @@ def _rows(
         measured = "peak_bytes" if what == "memory" else "seconds"
         values = [float(answer[measured]) for answer in answers[name] if failed is None]
         timing = Timing(median(values), min(values), max(values), len(values)) if values and what != "memory" else None
-        peak = int(median(values)) if values and what == "memory" else None
-        made.append(row(what, name, length, timing, peak, made[0] if made and values else None) | {"skipped": failed})
+        peaks = [int(value) for value in values] if what == "memory" else []
+        made.append(row(what, name, length, timing, peaks, made[0] if made and values else None) | {"skipped": failed})
     return made
 
 
@@ -225,7 +225,8 @@ def compare(args: argparse.Namespace, shape: Shape, lengths: Sequence[int], rows
             for what in WHAT:
                 print(f"probe: {what} at {length} tokens", file=sys.stderr)
                 if what == "memory":
-                    answers = {name: [_peak(starts[name], name, length)] for name in asked}
+                    count = min(args.repeats, REPEATS)
+                    answers = {name: [_peak(starts[name], name, length) for _ in range(count)] for name in asked}
                 else:
                     answers = _in_turn(asked, what, length, args.repeats)
                 rows += _rows(what, length, list(asked), answers)
@@ -243,7 +244,7 @@ def _in_turn(asked: dict[str, Process], what: str, length: int, repeats: int) ->
 
 
 def _peak(start: tuple[str, dict[str, Any]], name: str, length: int) -> dict[str, Any]:
-    with started(*start) as process:
+    with started(*start, RETURNED) as process:
         return process.ask("memory", name, length)
 
 

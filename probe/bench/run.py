@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
+from statistics import median
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from probe.attention.dense import MAX_LENGTH
-from probe.bench.memory import STOCK, cuda_peak, fresh_process, generation
+from probe.bench.memory import REPEATS, STOCK, cuda_peak, fresh_process, generation
 from probe.bench.model import DEFAULT, bench_model, sharing_weights
 from probe.bench.rss import load_average
 from probe.bench.timing import Timing, interleaved, machine
@@ -23,8 +24,11 @@ from probe.schemes import parse_schemes
 
 WHAT = (*WORKS, "memory")
 """The benchmarks."""
-COLUMNS = ("what", "scheme", "length", "seconds", "fastest", "slowest", "repeats", "peak_bytes", "ratio")
-"""What every row has. `ratio` is to the stock row of the same length: of seconds, or of peak bytes where no time was taken."""
+COLUMNS = (
+    "what", "scheme", "length", "seconds", "fastest", "slowest", "repeats", "peak_bytes", "least_bytes", "most_bytes", "ratio",
+)  # fmt: skip
+"""What every row has. `ratio` is to the stock row of the same length: of seconds, or of peak bytes where no time was taken. `seconds` and
+`peak_bytes` are medians over repeats."""
 
 
 @dataclass(frozen=True)
@@ -70,16 +74,16 @@ def check(settings: BenchSettings) -> None:
 
 
 def row(
-    what: str, scheme: str, length: int, timing: Timing | None, peak: int | None, stock: dict[str, Any] | None
+    what: str, scheme: str, length: int, timing: Timing | None, peaks: Sequence[int], stock: dict[str, Any] | None
 ) -> dict[str, Any]:
     """One row; `stock` is the stock model's row at this length, None while making that one."""
     made: dict[str, Any] = {"what": what, "scheme": scheme, "length": length}
-    made |= asdict(timing) if timing else {"seconds": None, "fastest": None, "slowest": None, "repeats": 1}
-    made["peak_bytes"] = peak
+    made |= asdict(timing) if timing else {"seconds": None, "fastest": None, "slowest": None, "repeats": len(peaks)}
+    made |= {"peak_bytes": int(median(peaks)), "least_bytes": min(peaks), "most_bytes": max(peaks)} if peaks else {}
     measured = "seconds" if timing else "peak_bytes"
-    below = (stock or made)[measured]
+    below = (stock or made).get(measured)
     made["ratio"] = made[measured] / below if below else None
-    return {name: made[name] for name in COLUMNS}
+    return {name: made.get(name) for name in COLUMNS}
 
 
 def warnings(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -143,23 +147,25 @@ class Bench:
         stock: dict[str, Any] | None = None
         made = []
         for name, model in models.items():
-            made.append(row(what, name, length, timings.get(name), self._peak(name, model, length), stock))
+            made.append(row(what, name, length, timings.get(name), self._peaks(name, model, length), stock))
             stock = stock or made[0]
         self.rows += made
 
-    def _peak(self, name: str, model: PreTrainedModel, length: int) -> int | None:
-        """Peak bytes of one row, or None where they were not asked for and cost another process."""
+    def _peaks(self, name: str, model: PreTrainedModel, length: int) -> list[int]:
+        """Peak bytes of one row; none where they were not asked for and cost another process."""
         what, seed = self.settings.what, self.settings.seed
         if self.loaded.device.type == "cuda":
             here = replace(self.loaded, model=model)
             if what == "memory":
-                return cuda_peak(lambda: generation(here, length, seed), self.loaded.device)
-            return cuda_peak(lambda: WORKS[what](here, model, name == STOCK, length, seed)(), self.loaded.device)
+                return [cuda_peak(lambda: generation(here, length, seed), self.loaded.device)]
+            return [cuda_peak(lambda: WORKS[what](here, model, name == STOCK, length, seed)(), self.loaded.device)]
         if what != "memory" and not self.settings.memory:
-            return None
-        result = fresh_process(asdict(self.settings) | {"scheme": name, "length": length})
-        self.machine["peak_method"] = result["method"]
-        return int(result["peak_bytes"])
+            return []
+        settings = asdict(self.settings) | {"scheme": name, "length": length}
+        count = min(self.settings.repeats, REPEATS) if what == "memory" else 1
+        results = [fresh_process(settings) for _ in range(count)]
+        self.machine["peak_method"] = results[0]["method"]
+        return [int(result["peak_bytes"]) for result in results]
 
     @contextmanager
     def _applied(self, name: str) -> Iterator[PreTrainedModel]:

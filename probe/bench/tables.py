@@ -13,7 +13,7 @@ from probe.results import pipe_table, read
 _TITLES = {
     "what": "measured", "length": "tokens", "scheme": "scheme", "seconds": "time", "prefill_seconds": "first token",
     "prefill_ratio": "of stock", "matrix_share": "of matrix rate", "decode_seconds": "step", "decode_ratio": "of stock's",
-    "bandwidth_share": "of bandwidth", "tokens_per_second": "tokens/s", "spread": "slowest/fastest", "peak_bytes": "peak memory",
+    "bandwidth_share": "of bandwidth", "tokens_per_second": "tokens/s", "spread": "largest/least", "peak_bytes": "peak memory",
     "ratio": "of stock", "largest_difference": "largest difference", "largest": "of values up to", "skipped": "left out because",
 }  # fmt: skip
 
@@ -49,9 +49,10 @@ def _cell(name: str, value: Any) -> str:
 
 
 def _with_spread(row: dict[str, Any]) -> dict[str, Any]:
-    """A row with the slowest over the fastest repeat, as one cell."""
-    if row.get("fastest") and row.get("repeats", 1) > 1:
-        return row | {"spread": f"{row['slowest'] / row['fastest']:.2f} in {row['repeats']}"}
+    """A row with the largest over the least of its repeats, as one cell."""
+    least, most = ("fastest", "slowest") if row.get("fastest") else ("least_bytes", "most_bytes")
+    if row.get(least) and row.get("repeats", 1) > 1:
+        return row | {"spread": f"{row[most] / row[least]:.2f} in {row['repeats']}"}
     return row
 
 

@@ -41,7 +41,7 @@ def test_a_result_is_a_caption_and_a_table(tmp_path: Path, capsys: pytest.Captur
     assert tables.main([str(path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "rope, window 512, float32, A CPU, 1 of 2 cores, torch 2.13, transformers 5.1, load 0.5, seed 0"
-    assert lines[2] == "| measured | tokens | scheme | time | slowest/fastest | peak memory | of stock |"
+    assert lines[2] == "| measured | tokens | scheme | time | largest/least | peak memory | of stock |"
     assert lines[3] == "| --- | ---: | --- | ---: | --- | ---: | ---: |"
     assert lines[4] == "| prefill | 4096 | stock | 2.46 s | 1.05 in 5 |  | 1.00 |"
     assert lines[5] == "| prefill | 4096 | rerope | 12.3 ms | 1.08 in 5 | 1.18 GB | 0.01 |"
