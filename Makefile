@@ -12,7 +12,7 @@ $(DONE): pyproject.toml constraints.txt
 	touch $(DONE)
 
 run: $(DONE)
-	$(BIN)/probe run --detector range --out runs/headline --force
+	$(BIN)/probe run --out runs/headline --force
 
 test: $(DONE)
 	$(BIN)/python -m pytest --numprocesses 2 --durations 8

@@ -105,7 +105,7 @@ def _add_run(commands: Any) -> None:
     )
     judge = run.add_argument_group("how it is judged")
     judge.add_argument(
-        "--detector", default="paper", help="paper (value at M) or range (range seen in the window; default: paper)"
+        "--detector", default="range", help="range (seen inside the window) or paper (value at M; default: range)"
     )
     judge.add_argument("--burn-in", type=int, help="first position of the in-window reference (default: M/8)")
     judge.add_argument("--run-length", type=int, help="positions that a crossing must last (default: max(8, M/16))")

@@ -44,7 +44,7 @@ class RunSettings:
     input: str = "word:hello"
     length: int | None = None
     samples: int = 1
-    detector: str = "paper"
+    detector: str = "range"
     detection: Settings = field(default_factory=Settings)
     backend: str = "pieces"
     chunk_batch: int | str = "auto"

@@ -33,6 +33,8 @@ def test_json_is_one_object_and_nothing_else(cli: Cli, tiny_folder: Path, tmp_pa
         "--out",
         str(tmp_path / "r"),
         "--json",
+        "--detector",
+        "paper",
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
@@ -57,10 +59,9 @@ def test_the_table_names_figure_and_run(cli: Cli, tiny_folder: Path, tmp_path: P
         "--quiet",
         "--site",
         "attn,mlp",
-        "--detector",
-        "range",
     )
     assert done.returncode == 0 and done.stderr == ""
+    assert json.loads((tmp_path / "r" / "run.json").read_text())["rows"][0]["detector"] == "range"  # the default
     assert str(tmp_path / "r" / "figure.html") in done.stdout
     for word in ("predicted", "measured", "threshold", "rerope", "mlp"):
         assert word in done.stdout
@@ -78,7 +79,7 @@ BAD = [
     (("--scheme", "rerope(Q=1)"), "unknown parameter 'Q'; known: N"),
     (("--scheme", "rerope+magic"), "unknown part 'magic' after '+'; known: logn, mscale, lambda, bottom"),
     (("--scheme", "rerope+stair"), "both sides choose the weave"),
-    (("--detector", "mean"), "unknown detector 'mean'; known: paper, range"),
+    (("--detector", "mean"), "unknown detector 'mean'; known: range, paper"),
     (("--backend", "fast"), "unknown backend 'fast'"),
     (("--dtype", "int8"), "unknown dtype 'int8'; known: auto, float32"),
     (("--device", "cuda:77"), "--device cuda:77: not usable here"),

@@ -19,7 +19,7 @@ from probe.errors import ProbeError, unknown
 Direction = Literal["above", "below"]
 """The side of the threshold on which the model fails."""
 
-DETECTORS = ("paper", "range")
+DETECTORS = ("range", "paper")
 Series = Float[np.ndarray, " positions"]
 
 

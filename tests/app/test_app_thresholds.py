@@ -76,13 +76,13 @@ def test_the_page_shows_the_run_as_it_was_made(run, open_app):
     assert not app.exception
     assert app.title[0].value == "Thresholds"
     schemes = ["origin", "dynamic-ntk", "rerope"]
-    assert_table(app, run, ("resid", 1, 0), "paper", Settings(), schemes)
+    assert_table(app, run, ("resid", 1, 0), "range", Settings(), schemes)
     assert "resid, layer 1, dim 0" in titles(app)
     for scheme in schemes:
         assert any(title.startswith(scheme) for title in titles(app))
         np.testing.assert_allclose(line(app, scheme), run.series(scheme, "resid", 1, 0))
     facts = " ".join(caption.value for caption in app.sidebar.caption)
-    for fact in ("tiny", "64 tokens", "160 tokens", "token:5", "paper", "torch", "Commit"):
+    for fact in ("tiny", "64 tokens", "160 tokens", "token:5", "range", "torch", "Commit"):
         assert fact in facts
 
 
@@ -91,25 +91,25 @@ def test_choosing_a_place_and_a_detector_changes_figure_and_table(run, open_app)
     app.selectbox(key="site").set_value("attn")
     app.select_slider(key="layer").set_value(2)
     app.select_slider(key="dim").set_value(7)
-    app.selectbox(key="detector first").set_value("range").run()
+    app.selectbox(key="detector first").set_value("paper").run()
     schemes = ["origin", "dynamic-ntk", "rerope"]
     assert "attn, layer 2, dim 7" in titles(app)
     np.testing.assert_allclose(line(app, "rerope"), run.series("rerope", "attn", 2, 7))
-    assert_table(app, run, ("attn", 2, 7), "range", Settings(), schemes)
+    assert_table(app, run, ("attn", 2, 7), "paper", Settings(), schemes)
 
     app.number_input(key="burn_in first").set_value(10)
     app.slider(key="run_length first").set_value(3)
     app.slider(key="margin first").set_value(0.5)
     app.multiselect(key="schemes first").set_value(["rerope", "origin"]).run()
     assert not app.error
-    assert_table(app, run, ("attn", 2, 7), "range", Settings(10, 3, 0.5), ["origin", "rerope"])
+    assert_table(app, run, ("attn", 2, 7), "paper", Settings(10, 3, 0.5), ["origin", "rerope"])
     assert not any(title.startswith("dynamic-ntk") for title in titles(app))
 
 
 def test_the_reading_says_what_the_table_says(run, open_app):
     app = open_app()
     text = " ".join(markdown.value for markdown in app.main.markdown)
-    for row in rows_from_run(run, "paper", Settings(), places=[("resid", 1, 0)]):
+    for row in rows_from_run(run, "range", Settings(), places=[("resid", 1, 0)]):
         assert f"Under `{row['scheme']}`" in text
         for position in (row["predicted"], row["measured"]):
             assert position is None or str(position) in text
@@ -137,9 +137,9 @@ def test_a_place_survives_a_change_of_run_where_it_can(run, runs, probe_into, op
 
 def test_rows_of_a_run_equal_what_the_run_wrote(run):
     """The rows recomputed from the folder are those that the runner wrote, for both detectors."""
-    assert rows_from_run(run, "paper", Settings()) == run.info["rows"]
+    assert rows_from_run(run, "range", Settings()) == run.info["rows"]
     written = pq.read_table(run.path / "thresholds.parquet").to_pylist()
-    again = [row for detector in ("paper", "range") for row in rows_from_run(run, detector, Settings())]
+    again = [row for detector in ("range", "paper") for row in rows_from_run(run, detector, Settings())]
     assert again == [{name: row[name] for name in again[0]} for row in written]
 
 
@@ -152,7 +152,7 @@ def test_downloads_hold_all_rows_and_the_figure(run):
 
 
 def test_a_run_that_does_not_reach_past_the_window_has_no_threshold(runs, probe_into, open_app):
-    probe_into(runs / "short", length=64)
+    probe_into(runs / "short", length=64, detector="paper")
     app = open_app()
     assert not app.error
     assert app.dataframe[0].value["threshold"].isna().all()

@@ -102,7 +102,7 @@ def test_an_input_inside_the_window_has_no_paper_threshold() -> None:
 
 
 def test_bad_settings_are_answered() -> None:
-    with pytest.raises(ProbeError, match="unknown detector 'mean'; known: paper, range"):
+    with pytest.raises(ProbeError, match="unknown detector 'mean'; known: range, paper"):
         detect("mean", noise(0), noise(0), WINDOW, SETTINGS)
     with pytest.raises(ProbeError, match="burn-in: expected at most 126 for window 128, got 127"):
         detect("range", noise(0), noise(0), WINDOW, Settings(burn_in=127))
