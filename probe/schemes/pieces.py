@@ -29,6 +29,7 @@ from constructions.weave import (
     Switched,
     Weave,
 )
+from probe.errors import ProbeError
 from probe.schemes.visibility import Interval, Visibility
 
 
@@ -157,7 +158,15 @@ SPLITS: dict[type[Weave], Callable[..., list[Piece]]] = {
 
 
 def split(weave: Weave, t: Int[Tensor, " queries"], i: Int[Tensor, " keys"]) -> list[Piece]:
-    """The pieces of a weave for queries t (ascending) over all keys up to the query's own."""
+    """The pieces of a weave for queries t (ascending) over all keys up to the query's own.
+
+    Raises:
+        ProbeError: a weave that is not in the table.
+    """
+    if type(weave) not in SPLITS:
+        raise ProbeError(
+            f"weave {weave.name}: expected one with a row in SPLITS, got {type(weave).__name__}; backend dense runs any"
+        )
     return SPLITS[type(weave)](weave, t, i)
 
 
