@@ -14,6 +14,8 @@ Partial = tuple[Float[Tensor, "batch heads queries dim"], Float[Tensor, "batch h
 """Attention output and the natural log-sum-exp of the scores behind it."""
 
 _NEGATIVE_INFINITY = float("-inf")
+FUSED_TYPES = (torch.bfloat16, torch.float16)
+"""Types that CUDA's fused kernels take."""
 _BIASED_MASK = 1 << 24
 """Most elements of a mask with a bias per head in it: past this a call is cut by queries."""
 
@@ -130,7 +132,7 @@ def _kernel(query: Tensor, masked: bool) -> Callable[..., Partial]:
     """The kernel for these queries. CUDA's fused ones are for half types and head sizes that are multiples of 8."""
     if query.device.type == "cpu":
         return _cpu_flash
-    fused = query.dtype in (torch.bfloat16, torch.float16) and query.shape[-1] % 8 == 0 and query.shape[-1] <= 256
+    fused = query.dtype in FUSED_TYPES and query.shape[-1] % 8 == 0 and query.shape[-1] <= 256
     if query.device.type != "cuda" or not fused:
         return _plain
     return _cuda_efficient if masked else _cuda_flash
