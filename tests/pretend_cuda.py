@@ -53,9 +53,7 @@ class DeviceError(RuntimeError):
 
 
 def _is_view(func: Any) -> bool:
-    return any(
-        ret.alias_info is not None and not ret.alias_info.is_write for ret in func._schema.returns
-    )
+    return any(ret.alias_info is not None and not ret.alias_info.is_write for ret in func._schema.returns)
 
 
 @dataclass
@@ -189,7 +187,10 @@ def _viewed(x: Tensor, index: Any) -> tuple[Tensor, list[Tensor | None]]:
     """What is left of `x[index]` after all that is a view, and the indices that are not."""
     parts = list(index) if isinstance(index, tuple) else [index]
     parts = [torch.tensor(part) if isinstance(part, list) else part for part in parts]
-    used = sum(part.ndim if isinstance(part, Tensor) and part.dtype == torch.bool else part is not None and part is not ... for part in parts)
+    used = sum(
+        part.ndim if isinstance(part, Tensor) and part.dtype == torch.bool else part is not None and part is not ...
+        for part in parts
+    )
     at = next((n for n, part in enumerate(parts) if part is ...), len(parts))
     parts[at : at + 1] = [slice(None)] * (x.ndim - used)
     dim, rest = 0, []
@@ -280,7 +281,9 @@ def _run(counts: Counts, where: str, func: Any, args: Any, kwargs: dict[str, Any
         results = _ATTENTION[func](*args, **kwargs)
         counts.calls.append(func.__name__)
     else:
-        own = mine[0].held.device if mine else torch.device(where)
+        own = (
+            torch.device(where) if not mine or any(x.held.device.type == "meta" for x in mine) else mine[0].held.device
+        )
         results = _computed(func, args, kwargs, own, device)
     known = {id(x.held): x for x in mine}
     return tree_map_only(Tensor, lambda x: _wrapped(x, known, device, counts), results)
@@ -324,7 +327,9 @@ def _check_devices(func: Any, args: Any, tensors: Sequence[Tensor], mine: Sequen
     for x in tensors:
         strange = not isinstance(x, Pretended) and x.ndim > 0
         if strange and not any(x is index for index in allowed):
-            raise DeviceError(f"{func}: expected all tensors on {mine[0].device if mine else 'cuda'}, got one on {x.device}: {tuple(x.shape)}")
+            raise DeviceError(
+                f"{func}: expected all tensors on {mine[0].device if mine else 'cuda'}, got one on {x.device}: {tuple(x.shape)}"
+            )
 
 
 def _count(
@@ -332,12 +337,20 @@ def _count(
 ) -> None:
     name = str(func).removeprefix("aten.")
     if func in _COPIES:
-        sides = (args[0].device.type, args[1].device.type) if func is aten.copy_.default else (args[0].device.type, device.type)
-        if len(set(sides)) > 1:
+        sides = (
+            (args[0].device.type, args[1].device.type)
+            if func is aten.copy_.default
+            else (args[0].device.type, device.type)
+        )
+        if len(set(sides)) > 1 and args[0].numel():
             counts.copies += 1
             blocking = args[2] if len(args) > 2 else kwargs.get("non_blocking", False)
             if not blocking:
-                counts.waits.append(f"{name} {sides[0]}->{sides[1]}" if func is not aten.copy_.default else f"{name} {sides[1]}->{sides[0]}")
+                counts.waits.append(
+                    f"{name} {sides[0]}->{sides[1]}"
+                    if func is not aten.copy_.default
+                    else f"{name} {sides[1]}->{sides[0]}"
+                )
     elif func in _WAITS:
         counts.waits.append(name)
     elif func in _INDEXED:
@@ -371,7 +384,10 @@ def _common_checks(query: Tensor, key: Tensor, value: Tensor, dropout: float) ->
     _check(key.shape[2] == value.shape[2], "Key and Value must have the same sequence length")
     _check(query.shape[3] == key.shape[3], "head sizes differ")
     _check(all(x.stride(-1) == 1 for x in (query, key, value)), "Input tensor must have contiguous last dimension")
-    _check(query.shape[2] > 0 and key.shape[2] > 0, "no queries or no keys: the kernels return an empty or infinite log-sum-exp")
+    _check(
+        query.shape[2] > 0 and key.shape[2] > 0,
+        "no queries or no keys: the kernels return an empty or infinite log-sum-exp",
+    )
 
 
 def _aligned(x: Tensor, dims: Sequence[int]) -> bool:
@@ -404,7 +420,10 @@ def _flash(
     batch, heads, queries, dim = query.shape
     keys = key.shape[2]
     _check(dim % 8 == 0 and dim <= 256, "head_size must be a multiple of 8 and at most 256")
-    _check(key.shape[1] == value.shape[1] and heads % key.shape[1] == 0, "Number of heads in key/value must divide number of heads in query")
+    _check(
+        key.shape[1] == value.shape[1] and heads % key.shape[1] == 0,
+        "Number of heads in key/value must divide number of heads in query",
+    )
     _check(all(_aligned(x, (0, 1, 2)) for x in (query, key, value)), "rows not at multiples of 16 bytes")
     q, k, v = held(query), held(key), held(value)
     lse_shape = (batch, heads, queries)
@@ -430,7 +449,10 @@ def _check_bias(query: Tensor, key: Tensor, bias: Tensor) -> None:
     _check(bias.stride(3) == 1, "attn_bias: wrong alignment (last dimension must be contiguous)")
     align = 16 // bias.element_size()
     for d, name in enumerate("BHM"):
-        _check(bias.shape[d] <= 1 or bias.stride(d) % align == 0, f"attn_bias is not correctly aligned (stride{name}): {bias.stride(d)}")
+        _check(
+            bias.shape[d] <= 1 or bias.stride(d) % align == 0,
+            f"attn_bias is not correctly aligned (stride{name}): {bias.stride(d)}",
+        )
     _check(bias.storage_offset() % align == 0, "attn_bias_ptr is not correctly aligned")
 
 
@@ -453,7 +475,9 @@ def _efficient(
     batch, heads, queries, _ = q.shape
     layout = torch.empty(batch, queries, heads, v.shape[3], dtype=q.dtype, device=q.device).transpose(1, 2)
     padded = -(-queries // _LSE_BLOCK) * _LSE_BLOCK if compute_log_sumexp else 0
-    lse = torch.full((batch, heads, padded), math.inf, dtype=torch.promote_types(q.dtype, torch.float32), device=q.device)
+    lse = torch.full(
+        (batch, heads, padded), math.inf, dtype=torch.promote_types(q.dtype, torch.float32), device=q.device
+    )
     if q.device.type != "meta":
         scores = _scores(q, k, scale)
         if is_causal:
