@@ -165,6 +165,14 @@ class Pretended(Tensor):
         """As `Tensor.new_tensor`."""
         return torch.tensor(data, dtype=dtype or self.dtype, device=device or self.device)
 
+    def cpu(self) -> Tensor:
+        """As `Tensor.cpu`."""
+        return self.to("cpu")
+
+    def nonzero(self) -> Tensor:
+        """As `Tensor.nonzero`."""
+        return aten.nonzero(self)
+
     def tolist(self) -> Any:
         """The values, for which the host waits once."""
         return self.cpu().tolist()
