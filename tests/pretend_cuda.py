@@ -133,6 +133,9 @@ class Pretended(Tensor):
         else:
             taken.copy_(value)
 
+    def __invert__(self) -> Tensor:
+        return aten.bitwise_not(self)
+
     def __bool__(self) -> bool:
         return bool(self.item())
 

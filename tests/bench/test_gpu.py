@@ -64,7 +64,9 @@ def test_operations_are_what_torch_counts() -> None:
         model(torch.zeros(1, length, dtype=torch.long), logits_to_keep=1)
     every_pair = 4 * length**2 * SHAPE.width * SHAPE.layers  # eager attention visits the masked half too
     causal = 4 * length * (length + 1) // 2 * SHAPE.width * SHAPE.layers
-    assert prefill_operations(SHAPE, None, length) == counter.get_total_flops() - every_pair + causal
+    more = counter.get_total_flops() - every_pair + causal - prefill_operations(SHAPE, None, length)
+    # Some versions of transformers make the rotary's angles by a matrix product.
+    assert more in (0, SHAPE.width // SHAPE.heads * length)
 
 
 def test_bytes_of_a_step_are_weights_and_the_visible_cache() -> None:

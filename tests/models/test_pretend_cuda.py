@@ -56,7 +56,7 @@ def test_grouped_queries_under_every_scheme(spec: str) -> None:
 @pytest.mark.parametrize("spec", ON_BIAS)
 @pytest.mark.parametrize("name", ["mpt", "bloom", "falcon-groups", "smollm3-nope", "smollm3-mixed"])
 def test_other_positions(name: str, spec: str) -> None:
-    sizes = {"bloom": {"hidden_size": 96}, "mpt": {"d_model": 64}}.get(name, {"hidden_size": 64})
+    sizes = {"bloom": {"hidden_size": 96}, "mpt": {"d_model": 80}}.get(name, {"hidden_size": 64})
     agree(TINY[name](**sizes), spec, 1e-4)
 
 
@@ -135,7 +135,7 @@ def test_layers_on_two_devices(spec: str, padded: bool) -> None:
 def waits(spec: str, layers: int, name: str, mask: Tensor | None) -> tuple[list[str], list[str]]:
     """What the host waited for in a prefill, and in a step of decoding."""
     ids = token_ids(2, PROMPT + 1)
-    sizes = {"n_layers": layers, "d_model": 64} if name == "mpt" else {"num_hidden_layers": layers, "hidden_size": 64}
+    sizes = {"n_layers": layers, "d_model": 80} if name == "mpt" else {"num_hidden_layers": layers, "hidden_size": 64}
     with pretend_cuda() as counts, torch.no_grad():
         model, ids = moved(TINY[name](**sizes).bfloat16()), ids.to("cuda:0")
         masks = {} if mask is None else {"attention_mask": mask.to("cuda:0")}
