@@ -117,7 +117,8 @@ def _scored_by_run(
         return queries[:, :, :, 0] @ key.transpose(-1, -2)
     if query.device.type != "cpu" and key.shape[2] <= _COPIED:
         runs = key.unflatten(2, (count, -1)).transpose(-1, -2)
-        return (queries.transpose(2, 3) @ runs).transpose(2, 3).flatten(3)
+        at_once: Tensor = queries.transpose(2, 3) @ runs
+        return at_once.transpose(2, 3).flatten(3)
     # Head by head, as the cache of one head is the largest piece whose runs are a view.
     scores = [
         torch.bmm(heads.transpose(0, 1), runs.unflatten(0, (count, -1)).transpose(1, 2)).transpose(0, 1).flatten(1)

@@ -245,8 +245,8 @@ def _scheme_attention(
         rows = placed(torch.tensor([row for row, count in enumerate(pads) if count == pad]), query)
         # Queries inside the padding come out as zero: nothing reads them.
         skip = max(0, pad - (keys - queries))
-        real = query[:, :, skip:], key[:, :, pad:], value[:, :, pad:]
-        part = active.attend(layer, *(x.index_select(0, rows) for x in real), scaling, max(0, prompt - pad))
+        q, k, v = (x.index_select(0, rows) for x in (query[:, :, skip:], key[:, :, pad:], value[:, :, pad:]))
+        part = active.attend(layer, q, k, v, scaling, max(0, prompt - pad))
         out[:, :, skip:].index_copy_(0, rows, part)
     return out.transpose(1, 2), None
 

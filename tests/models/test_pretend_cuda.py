@@ -117,9 +117,9 @@ def test_layers_on_two_devices(spec: str, padded: bool) -> None:
 
     def bring(device: str) -> Callable[..., Any]:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> Any:
-            move = lambda x: (
-                x.to(device) if isinstance(x, Tensor) else tuple(map(move, x)) if isinstance(x, tuple) else x
-            )  # noqa: E731
+            def move(x: Any) -> Any:
+                return x.to(device) if isinstance(x, Tensor) else tuple(map(move, x)) if isinstance(x, tuple) else x
+
             return move(args), {name: move(value) for name, value in kwargs.items()}
 
         return hook
