@@ -21,8 +21,11 @@ from probe.schemes.pieces import Compiled, Piece
 _LONG = 16
 """Mean run length from which turning the query per run is cheaper than turning the keys."""
 
-_CHUNK = 512
-"""Keys turned at a time."""
+_CHUNK = {"cpu": 512, "cuda": 1 << 15}
+"""Keys turned at a time by kind of device: on a GPU every operation is a launch, which costs as much as thousands of keys."""
+
+_COPIED = 1 << 17
+"""Keys up to which, on a GPU, a copy that lets one product do all heads takes less time than the launches of a product per head."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,8 @@ def _run_segments(relative: Tensor, start: int) -> Iterator[Segment]:
         at, run = at + size, run + count
 
 
-def _segments(piece: Piece) -> list[Segment]:
-    """A piece of one query as segments."""
+def _segments(piece: Piece, chunk: int) -> list[Segment]:
+    """A piece of one query as segments; keys with positions of their own, `chunk` at a time."""
     start, stop = int(piece.lo[0]), int(piece.hi[0])
     k_pos = piece.k_pos[start:stop]
     relative = piece.q_pos - k_pos
@@ -62,9 +65,9 @@ def _segments(piece: Piece) -> list[Segment]:
     if found and len(found) * _LONG <= stop - start + 3 * _LONG:
         return found
     return [
-        Segment(start + at, start + at + len(part), 0, piece.q_pos, part, relative[at : at + _CHUNK])
-        for at in range(0, stop - start, _CHUNK)
-        for part in [k_pos[at : at + _CHUNK]]
+        Segment(start + at, start + at + len(part), 0, piece.q_pos, part, relative[at : at + chunk])
+        for at in range(0, stop - start, chunk)
+        for part in [k_pos[at : at + chunk]]
     ]
 
 
@@ -77,14 +80,15 @@ def _ordered(pieces: Sequence[Piece]) -> list[Piece]:
     return sorted(pieces, key=lambda piece: int(piece.lo[0]))
 
 
-def _planned(pieces: Sequence[Piece], encoding: Encoding) -> list[Segment]:
+def _planned(pieces: Sequence[Piece], encoding: Encoding, chunk: int) -> list[Segment]:
     """The segments of all pieces, kept beside them for the other layers."""
     plans = pieces.plans if isinstance(pieces, Compiled) else {}
-    name = ("decode", encoding.turns(torch.ones(1)))
+    turns = encoding.turns(torch.ones(1))
+    name = ("decode", turns, chunk)
     if name not in plans:
         # Positions that turn nothing are no reason to cut keys up.
         plans[name] = [
-            segment for piece in _ordered(pieces) for segment in (_segments(piece) if name[1] else [_whole(piece)])
+            segment for piece in _ordered(pieces) for segment in (_segments(piece, chunk) if turns else [_whole(piece)])
         ]
     planned: list[Segment] = plans[name]
     return planned
@@ -111,6 +115,10 @@ def _scored_by_run(
     queries = grouped(turned, key.shape[1])  # [batch, kv_heads, group, runs, dim]
     if count == 1:
         return queries[:, :, :, 0] @ key.transpose(-1, -2)
+    if query.device.type != "cpu" and key.shape[2] <= _COPIED:
+        runs = key.unflatten(2, (count, -1)).transpose(-1, -2)
+        at_once: Tensor = queries.transpose(2, 3) @ runs
+        return at_once.transpose(2, 3).flatten(3)
     # Head by head, as the cache of one head is the largest piece whose runs are a view.
     scores = [
         torch.bmm(heads.transpose(0, 1), runs.unflatten(0, (count, -1)).transpose(1, 2)).transpose(0, 1).flatten(1)
@@ -129,7 +137,8 @@ def _scores(
     group = query.shape[1] // key.shape[1]
     dtype = torch.promote_types(query.dtype, torch.float32)
     scores = torch.empty(*key.shape[:2], group, total, dtype=dtype, device=query.device)
-    buffer = torch.empty(*key.shape[:2], _CHUNK, key.shape[3], dtype=key.dtype, device=key.device)
+    widest = max((segment.stop - segment.start for segment in segments if not segment.runs), default=0)
+    buffer = torch.empty(*key.shape[:2], widest, key.shape[3], dtype=key.dtype, device=key.device)
     turned: dict[int, Tensor] = {}
     at = 0
     for segment in segments:
@@ -184,7 +193,7 @@ def attend_one(
         encoding: how positions enter.
         scaling: factor on the scores.
     """
-    segments = _planned(pieces, encoding)
+    segments = _planned(pieces, encoding, _CHUNK.get(query.device.type, 512))
     scores = _biased(_scores(query, key, segments, encoding, scaling), segments, encoding, query)
     weights = scores.softmax(-1).to(value.dtype)
     parts = [weights[..., at : at + stop - start] @ value[:, :, start:stop] for start, stop, at in _spans(segments)]

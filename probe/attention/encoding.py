@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from probe.attention.placing import placed
+
 
 class Encoding(ABC):
     """A position encoding, at one scheme's frequencies.
@@ -96,20 +98,20 @@ class Alibi(Encoding):
         scaling: float,
     ) -> Float[Tensor, "batch heads queries keys"]:
         """As `Encoding.scores`."""
-        slopes = self.slopes.to(query.device).double()
-        bias = -slopes[:, None, None] * relative.to(query.device).double()
+        slopes = placed(self.slopes, query, torch.float64)
+        bias = -slopes[:, None, None] * placed(relative, query, torch.float64)
         return query @ key.transpose(-1, -2) * scaling + bias.to(query.dtype)
 
     def bias(self, k_pos: Float[Tensor, " keys"], reference: float, like: Tensor) -> Float[Tensor, "heads keys"]:
         """As `Encoding.bias`: -slope * (reference - k_pos), in float32 at least."""
-        slopes = self.slopes.to(like.device).double()
-        value = slopes[:, None] * (k_pos.to(like.device).double() - reference)
+        slopes = placed(self.slopes, like, torch.float64)
+        value = slopes[:, None] * (placed(k_pos, like, torch.float64) - reference)
         return value.to(torch.promote_types(like.dtype, torch.float32))
 
     def offset(
         self, q_pos: Float[Tensor, " queries"], reference: float, like: Tensor
     ) -> Float[Tensor, "heads queries"]:
         """As `Encoding.offset`: -slope * (q_pos - reference)."""
-        slopes = self.slopes.to(like.device).double()
-        value = slopes[:, None] * (reference - q_pos.to(like.device).double())
+        slopes = placed(self.slopes, like, torch.float64)
+        value = slopes[:, None] * (reference - placed(q_pos, like, torch.float64))
         return value.to(torch.promote_types(like.dtype, torch.float32))

@@ -10,10 +10,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from probe.attention.placing import placed
+
 Partial = tuple[Float[Tensor, "batch heads queries dim"], Float[Tensor, "batch heads queries"]]
 """Attention output and the natural log-sum-exp of the scores behind it."""
 
 _NEGATIVE_INFINITY = float("-inf")
+FUSED_TYPES = (torch.bfloat16, torch.float16)
+"""Types that CUDA's fused kernels take."""
 _BIASED_MASK = 1 << 24
 """Most elements of a mask with a bias per head in it: past this a call is cut by queries."""
 
@@ -40,14 +44,14 @@ class Mask:
         if key not in self._added:
             hidden = ~self.seen if self.empty is None else ~self.seen & ~self.empty[:, None]
             zeros = torch.zeros(self.seen.shape, dtype=like.dtype, device=like.device)
-            self._added[key] = zeros.masked_fill_(hidden.to(like.device), _NEGATIVE_INFINITY)
+            self._added[key] = zeros.masked_fill_(placed(hidden, like), _NEGATIVE_INFINITY)
         return self._added[key]
 
     def dropped(self, part: Partial) -> Partial:
         """A result with zeros, and a log-sum-exp of -inf, for the queries that see no key."""
         if self.empty is None:
             return part
-        empty = self.empty.to(part[1].device)
+        empty = placed(self.empty, part[1])
         return part[0].masked_fill(empty[:, None], 0.0), part[1].masked_fill(empty, _NEGATIVE_INFINITY)
 
 
@@ -66,8 +70,10 @@ class Tail(Mask):
 def _cpu_flash(
     query: Tensor, key: Tensor, value: Tensor, scaling: float, added: Tensor | None, causal: bool
 ) -> Partial:
-    """Torch's CPU kernel: fewer key heads than query heads are fine, keys are never expanded."""
-    added = None if added is None else added.to(query.dtype)
+    """Torch's CPU kernel: fewer key heads than query heads are fine, keys are never expanded.
+
+    It takes what is added in float32 beside half types, which would round a bias by more than it differs between the nearest keys.
+    """
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         query, key, value, 0.0, causal, attn_mask=added, scale=scaling
     )
@@ -93,16 +99,31 @@ def aligned(added: Float[Tensor, "*lead keys"]) -> Float[Tensor, "*lead keys"]:
 def _cuda_efficient(
     query: Tensor, key: Tensor, value: Tensor, scaling: float, added: Tensor | None, causal: bool
 ) -> Partial:
-    """The memory-efficient kernel: a mask, all heads spelled out, and a log-sum-exp padded to 32 queries."""
-    groups = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    bias = None
-    if added is not None:
-        bias = aligned(added.to(query.dtype)).expand(query.shape[0], query.shape[1], query.shape[2], key.shape[2])
+    """The memory-efficient kernel: a mask, as many key heads as query heads, and a log-sum-exp padded to 32 queries.
+
+    A key head that several query heads share becomes a batch entry of its own, of which each of them has a view: no key is copied.
+    """
+    batch, heads, queries, _ = query.shape
+    dtype, lead = query.dtype, (batch, key.shape[1], heads // key.shape[1])
+    if added is not None and added.ndim > 2:
+        # In a half type a bias is rounded by more than it differs between the nearest keys.
+        query, key, value = query.float(), key.float(), value.float()
+    bias = None if added is None else _spread(added.to(query.dtype), *lead, queries)
+    query = query.unflatten(1, lead[1:]).flatten(0, 1)
+    key, value = (x.flatten(0, 1)[:, None].expand(-1, lead[2], -1, -1) for x in (key, value))
     out, lse, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(
         query, key, value, bias, True, 0.0, causal, scale=scaling
     )
-    return out, lse[..., : query.shape[2]]
+    return out.reshape(batch, heads, queries, -1).to(dtype), lse[..., :queries].reshape(batch, heads, queries)
+
+
+def _spread(
+    added: Tensor, batch: int, key_heads: int, group: int, queries: int
+) -> Float[Tensor, "lead group queries keys"]:
+    """What is added to the scores, per key head of each row of the batch; one mask for all stays one in memory."""
+    if added.ndim > 2:
+        added = added.unflatten(1, (key_heads, group)).expand(batch, -1, -1, -1, -1).flatten(0, 1)
+    return aligned(added).expand(batch * key_heads, group, queries, -1)
 
 
 def grouped(query: Float[Tensor, "batch heads n dim"], key_heads: int) -> Float[Tensor, "batch kv_heads group n dim"]:
@@ -130,7 +151,7 @@ def _kernel(query: Tensor, masked: bool) -> Callable[..., Partial]:
     """The kernel for these queries. CUDA's fused ones are for half types and head sizes that are multiples of 8."""
     if query.device.type == "cpu":
         return _cpu_flash
-    fused = query.dtype in (torch.bfloat16, torch.float16) and query.shape[-1] % 8 == 0 and query.shape[-1] <= 256
+    fused = query.dtype in FUSED_TYPES and query.shape[-1] % 8 == 0 and query.shape[-1] <= 256
     if query.device.type != "cuda" or not fused:
         return _plain
     return _cuda_efficient if masked else _cuda_flash

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from probe.attention.decode import attend_one
 from probe.attention.encoding import Encoding
-from probe.attention.kernels import Partial, attend, merge, merge_
+from probe.attention.kernels import Partial, attend, merge_
+from probe.attention.placing import placed
 from probe.attention.plan import Call, Planner, Rows, Stage, plan
 from probe.errors import ProbeError
 from probe.schemes.pieces import Compiled, Piece
@@ -34,7 +35,7 @@ def _planned(pieces: Sequence[Piece], first: int, block: int, encoding: Encoding
 
 
 def _taken(x: Tensor, rows: Rows) -> Tensor:
-    return x[:, :, rows] if isinstance(rows, slice) else x.index_select(2, rows.to(x.device))
+    return x[:, :, rows] if isinstance(rows, slice) else x.index_select(2, placed(rows, x))
 
 
 @dataclass
@@ -58,7 +59,7 @@ class _Keys:
         if isinstance(stage.update, slice):
             self.encoding.turned(self.raw[:, :, stage.update], stage.update_pos, self.turned[:, :, stage.update])
         elif stage.update is not None:
-            changed = stage.update.to(self.raw.device)
+            changed = placed(stage.update, self.raw)
             self.turned.index_copy_(2, changed, self.encoding.turned(_taken(self.raw, changed), stage.update_pos))
         return self.turned, self.value
 
@@ -83,12 +84,19 @@ class _Result:
         into = call.into
         if call.fresh and isinstance(into, slice) and into == slice(0, self.out.shape[2], 1):
             self.out, self.lse = part
-        elif call.fresh:
-            self.out[:, :, into], self.lse[:, :, into] = part
         elif isinstance(into, slice):
-            merge_((self.out[:, :, into], self.lse[:, :, into]), part)
+            mine = self.out[:, :, into], self.lse[:, :, into]
+            if call.fresh:
+                mine[0].copy_(part[0])
+                mine[1].copy_(part[1])
+            else:
+                merge_(mine, part)
         else:
-            self.out[:, :, into], self.lse[:, :, into] = merge((self.out[:, :, into], self.lse[:, :, into]), part)
+            rows = placed(into, self.out)
+            if not call.fresh:
+                part = merge_((self.out.index_select(2, rows), self.lse.index_select(2, rows)), part)
+            self.out.index_copy_(2, rows, part[0])
+            self.lse.index_copy_(2, rows, part[1])
 
 
 def _called(

@@ -9,19 +9,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe.attention.encoding import Encoding
+from probe.attention.placing import placed
 
-_CHUNK = 512
-"""Positions rotated at a time, so that the temporary stays in the processor's cache."""
+_CHUNK = {"cpu": 512, "cuda": 1 << 15}
+"""Positions rotated at a time by kind of device: on CPU, so that the temporary stays in the processor's cache; elsewhere, so that it is
+small beside the keys."""
 
-_TABLES = 16
-"""How many tables of cosines and sines are kept: a scheme has a few position vectors per pass, and every layer uses them."""
+_TABLES = {"cpu": 16, "cuda": 128}
+"""How many tables of cosines and sines are kept by kind of device: a scheme has a few position vectors per pass, and every layer uses
+them. The stair has a few dozen; on a GPU to make these anew takes longer than to use them."""
 
 _Tables = tuple[Float[Tensor, "rows half"], Float[Tensor, "rows half"]]
 
 
 @dataclass(frozen=True)
 class Rotary(Encoding):
-    """A model's rotary: frequencies (with the scheme's factors in), the amplitude of cos and sin, the precision of angles.
+    """A model's rotary: frequencies (with the scheme's factors in, on the CPU), the amplitude of cos and sin, the precision of angles.
 
     `angle_dtype` float32 is what transformers uses, so plain RoPE is bitwise the stock model; float64 is exact to
     the last bit of a float32 model at any position.
@@ -36,7 +39,7 @@ class Rotary(Encoding):
         """cos and sin of every position, in `like`'s dtype and device; one row where all positions are the same."""
         key = (id(positions), like.dtype, like.device)
         if key not in self._kept:
-            if len(self._kept) >= _TABLES:
+            if len(self._kept) >= _TABLES.get(like.device.type, 16):
                 self._kept.pop(next(iter(self._kept)))
             # The positions are kept beside their tables, so that their id stays theirs.
             self._kept[key] = (positions, self._new_tables(positions, like))
@@ -45,8 +48,7 @@ class Rotary(Encoding):
     def _new_tables(self, positions: Tensor, like: Tensor) -> _Tables:
         if bool((positions == positions[0]).all()):
             positions = positions[:1]
-        frequencies = self.inv_freq.to(like.device, self.angle_dtype)
-        angles = positions.to(like.device, self.angle_dtype)[:, None] * frequencies
+        angles = placed(positions, like, self.angle_dtype)[:, None] * placed(self.inv_freq, like, self.angle_dtype)
         return (angles.cos() * self.amplitude).to(like.dtype), (angles.sin() * self.amplitude).to(like.dtype)
 
     def turns(self, positions: Float[Tensor, " n"]) -> bool:
@@ -65,9 +67,11 @@ class Rotary(Encoding):
         cos, sin = self.tables(positions, x)
         out = torch.empty_like(x) if out is None else out
         half = self.inv_freq.shape[0]
-        out[..., 2 * half :] = x[..., 2 * half :]
-        for at in range(0, x.shape[2], _CHUNK):
-            mine = slice(at, at + _CHUNK)
+        if 2 * half < x.shape[3]:
+            out[..., 2 * half :] = x[..., 2 * half :]
+        chunk = _CHUNK.get(x.device.type, 512)
+        for at in range(0, x.shape[2], chunk):
+            mine = slice(at, at + chunk)
             tables = (cos, sin) if len(cos) == 1 else (cos[mine], sin[mine])
             _rotate(x[:, :, mine, : 2 * half], *tables, out[:, :, mine, : 2 * half])
         return out
@@ -85,8 +89,9 @@ class Rotary(Encoding):
         """
         half = self.inv_freq.shape[0]
         scores = query[..., 2 * half :] @ key[..., 2 * half :].transpose(-1, -2)
-        for j, frequency in enumerate(self.inv_freq.to(query.device)):
-            angle = relative.to(query.device, self.angle_dtype) * frequency.to(self.angle_dtype)
+        relative = placed(relative, query, self.angle_dtype)
+        for j, frequency in enumerate(self.inv_freq.tolist()):
+            angle = relative * frequency
             qa, qb = query[..., j, None], query[..., half + j, None]
             ka, kb = key[..., None, :, j], key[..., None, :, half + j]
             turned = (qa * ka + qb * kb) * angle.cos().to(query.dtype) + (qa * kb - qb * ka) * angle.sin().to(

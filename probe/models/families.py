@@ -97,7 +97,7 @@ class Family:
             return None
         assert not isinstance(model, ToyModel)
         amplitude, at = float(getattr(rotary, "attention_scaling", 1.0)), follows(model.config, inv_freq.device)
-        return Rope(inv_freq, amplitude, rope_base(model), angle_dtype, at)
+        return Rope(inv_freq.cpu(), amplitude, rope_base(model), angle_dtype, at)
 
 
 def rope_base(model: PreTrainedModel) -> float:

@@ -33,7 +33,7 @@ class Positions(ABC):
 
 @dataclass(frozen=True)
 class Rope(Positions):
-    """A rotary: inverse frequencies, the amplitude of cos and sin, the RoPE base, and the precision of angles.
+    """A rotary: inverse frequencies (on the CPU, where plans are made), the amplitude of cos and sin, the RoPE base, and the precision of angles.
 
     `at` gives the inverse frequencies for a length in tokens, where the model's own follow it (`follows`).
     """
@@ -51,8 +51,7 @@ class Rope(Positions):
         inv_freq = self.inv_freq if self.at is None else self.at(length)
         if bool((factors == 1).all()):
             return Rotary(inv_freq, self.amplitude, self.angle_dtype)
-        scaled = inv_freq.double() * factors.to(inv_freq.device)
-        return Rotary(scaled, self.amplitude, self.angle_dtype)
+        return Rotary(inv_freq.double() * factors, self.amplitude, self.angle_dtype)
 
 
 FOLLOWING = ("dynamic", "longrope")
@@ -60,7 +59,7 @@ FOLLOWING = ("dynamic", "longrope")
 
 
 def follows(config: Any, device: torch.device) -> Callable[[int], Tensor] | None:
-    """The inverse frequencies by length of a rotary that follows it, or None for one that does not.
+    """The inverse frequencies by length of a rotary that follows it, or None for one that does not. They are computed on the device.
 
     transformers' rotary module keeps those of an earlier, longer input, so what it holds is not asked: they are computed
     afresh for each length, by the same function.
@@ -72,7 +71,7 @@ def follows(config: Any, device: torch.device) -> Callable[[int], Tensor] | None
     @lru_cache(maxsize=8)
     def at(length: int) -> Tensor:
         inv_freq: Tensor = ROPE_INIT_FUNCTIONS[kind](config, device, seq_len=torch.tensor(length, device=device))[0]
-        return inv_freq
+        return inv_freq.cpu()
 
     return at
 

@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import AttentionInterface, PretrainedConfig, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, flash_attention_mask
@@ -27,6 +27,7 @@ from constructions.weave import Weave
 from probe.attention.dense import attend_dense
 from probe.attention.encoding import Encoding
 from probe.attention.merged import attend_pieces
+from probe.attention.placing import placed
 from probe.errors import ProbeError, unknown
 from probe.mesa.feeding import Feeding, check_chunk_batch, fed
 from probe.models.attributes import attributes
@@ -86,6 +87,8 @@ class _Active:
     observe: Observer | None = None
     continuing: int | None = None
     rows: int = 1
+    padding: _Last[list[int]] = field(default_factory=lambda: _Last(), repr=False)
+    last_position: _Last[int] = field(default_factory=lambda: _Last(), repr=False)
     _encodings: dict[tuple[int, int], Encoding] = field(default_factory=dict, repr=False)
     _compiled: dict[tuple[int, int, int], list[Piece]] = field(default_factory=dict, repr=False)
 
@@ -140,7 +143,7 @@ class _Active:
         reached = max(length, prompt)
         scale = self.scheme.scale.factors(torch.arange(first, length), reached, self.scheme.window)
         if scale is not None:
-            query = query * scale.to(query.device, query.dtype)[:, None]
+            query = query * placed(scale, query, query.dtype)[:, None]
         encoding = self._encoding(layer.positions, reached)
         if self.observe is not None:
             self.observe(layer.number, query, key, encoding, scaling)
@@ -159,7 +162,20 @@ class _Layer:
     number: int
 
 
-def _left_padding(mask: Tensor | None, batch: int, keys: int) -> list[int]:
+class _Last(Generic[V]):
+    """The last value made from a tensor, for the other layers, which are given the same one: on a GPU every look at it is a wait."""
+
+    def __init__(self) -> None:
+        self.kept: tuple[Tensor, V] | None = None
+
+    def of(self, x: Tensor, make: Callable[[Tensor], V]) -> V:
+        """`make(x)`, or what it was."""
+        if self.kept is None or self.kept[0] is not x:
+            self.kept = x, make(x)
+        return self.kept[1]
+
+
+def _left_padding(mask: Tensor | None, batch: int, keys: int, seen: _Last[list[int]]) -> list[int]:
     """Padded keys at the left of each row.
 
     Raises:
@@ -169,16 +185,21 @@ def _left_padding(mask: Tensor | None, batch: int, keys: int) -> list[int]:
         return [0] * batch
     if mask.ndim != 2 or mask.shape[1] != keys:
         raise ProbeError(f"attention_mask: expected shape (batch, {keys}), got {tuple(mask.shape)}")
-    real = mask.bool()
+    return seen.of(mask, _pads_of)
+
+
+def _pads_of(mask: Bool[Tensor, "batch keys"]) -> list[int]:
+    real = mask.cpu().bool()
     pads = real.int().argmax(-1)
     # After its first real token a row may only end (right padding, which no real token sees), never resume.
     resumes = ((~real[:, :-1]) & real[:, 1:]).sum(-1)
     if bool((resumes > (pads > 0)).any()):
         raise ProbeError("attention_mask: expected padding at the ends only, got a hole between real tokens")
-    return [int(pad) for pad in pads]
+    found: list[int] = pads.tolist()
+    return found
 
 
-def _check_options(keys: int, options: dict[str, Any]) -> None:
+def _check_options(keys: int, options: dict[str, Any], seen: _Last[int]) -> None:
     """Refuse what a model asks of its attention and a scheme does not compute.
 
     A sliding cache drops keys, so that past the window there may be no more keys than it holds: position_ids tell.
@@ -191,7 +212,7 @@ def _check_options(keys: int, options: dict[str, Any]) -> None:
     window, position_ids = options.get("sliding_window"), options.get("position_ids")
     if window is None:
         return
-    length = keys if position_ids is None else max(keys, int(position_ids.max()) + 1)
+    length = keys if position_ids is None else max(keys, seen.of(position_ids, lambda ids: int(ids.max())) + 1)
     if length > window:
         raise ProbeError(
             f"the model's sliding attention window is {window} tokens: expected at most that many, got {length}"
@@ -212,19 +233,20 @@ def _scheme_attention(
     layer: _Layer = getattr(module, _SLOT)
     active = layer.active
     keys, queries = key.shape[2], query.shape[2]
-    _check_options(keys, kwargs)
-    pads = _left_padding(attention_mask, query.shape[0], keys)
+    _check_options(keys, kwargs, active.last_position)
+    pads = _left_padding(attention_mask, query.shape[0], keys, active.padding)
     prompt = active.prompt_keys(keys)
     active.rows = len(set(pads))
     if not any(pads):
         return active.attend(layer, query, key, value, scaling, prompt).transpose(1, 2), None
     out = torch.zeros_like(query)
     for pad in sorted(set(pads)):
-        rows = [row for row, count in enumerate(pads) if count == pad]
+        rows = placed(torch.tensor([row for row, count in enumerate(pads) if count == pad]), query)
         # Queries inside the padding come out as zero: nothing reads them.
         skip = max(0, pad - (keys - queries))
-        real = query[rows, :, skip:], key[rows, :, pad:], value[rows, :, pad:]
-        out[rows, :, skip:] = active.attend(layer, *real, scaling, max(0, prompt - pad))
+        q, k, v = (x.index_select(0, rows) for x in (query[:, :, skip:], key[:, :, pad:], value[:, :, pad:]))
+        part = active.attend(layer, q, k, v, scaling, max(0, prompt - pad))
+        out[:, :, skip:].index_copy_(0, rows, part)
     return out.transpose(1, 2), None
 
 

@@ -11,6 +11,7 @@ import json
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -34,6 +35,10 @@ _PACKAGES = ("weavescope", "torch", "transformers", "numpy", "scipy", "safetenso
 
 
 def _version(package: str) -> str | None:
+    """The version of a package; a loaded torch's own, which says for which CUDA it was built."""
+    loaded: str | None = getattr(sys.modules.get(package), "__version__", None)
+    if loaded is not None:
+        return loaded
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -12,6 +12,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pretend_cuda import pretend_cuda
+from torch.nn.attention import SDPBackend
 from torch.utils.flop_counter import FlopCounterMode
 
 from probe.bench import figure, gpu, tables
@@ -64,7 +66,9 @@ def test_operations_are_what_torch_counts() -> None:
         model(torch.zeros(1, length, dtype=torch.long), logits_to_keep=1)
     every_pair = 4 * length**2 * SHAPE.width * SHAPE.layers  # eager attention visits the masked half too
     causal = 4 * length * (length + 1) // 2 * SHAPE.width * SHAPE.layers
-    assert prefill_operations(SHAPE, None, length) == counter.get_total_flops() - every_pair + causal
+    more = counter.get_total_flops() - every_pair + causal - prefill_operations(SHAPE, None, length)
+    # Some versions of transformers make the rotary's angles by a matrix product.
+    assert more in (0, SHAPE.width // SHAPE.heads * length)
 
 
 def test_bytes_of_a_step_are_weights_and_the_visible_cache() -> None:
@@ -152,3 +156,27 @@ def test_bad_input_is_one_line(
     assert gpu.main([*arguments, "--out", str(tmp_path)]) == 2
     err = capsys.readouterr().err
     assert message in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("smaller", [Shape(layers=2, width=64, heads=4, kv_heads=2, window=32, vocab=97)])
+def test_the_whole_script_on_a_pretended_gpu(smaller: Shape, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its branches for CUDA, in bfloat16; the shapes are tiny and the clock and the device's own functions made up."""
+    with pretend_cuda() as counts:
+        for name, made in {
+            "synchronize": lambda *_: None, "empty_cache": lambda: None, "is_available": lambda: True, "get_device_name": lambda *_: "pretended",
+            "reset_peak_memory_stats": lambda *_: counts.reset(), "memory_allocated": lambda *_: counts.live,
+            "max_memory_allocated": lambda *_: counts.peak,
+        }.items():  # fmt: skip
+            monkeypatch.setattr(torch.cuda, name, made)
+        monkeypatch.setattr(gpu, "FUSED", [SDPBackend.MATH])  # the stock model's call is torch's own
+        monkeypatch.setattr(gpu, "SHAPES", dict.fromkeys(gpu.SHAPES, smaller))
+        monkeypatch.setattr(gpu, "BLOCKS", (gpu.Block("llama-3-8b", gpu.SCHEMES, (64, 128)),))
+        monkeypatch.setattr(gpu, "measure_rates", lambda *_: gpu.Rates(1e12, 1e12))
+        assert gpu.main(["--out", str(tmp_path), "--schemes", "stock,mesa,origin,stair(N=8,E=4)"]) == 0
+    result = json.loads((tmp_path / "gpu.json").read_text())
+    assert (
+        result["complete"] and result["machine"]["device"] == "pretended" and result["settings"]["dtype"] == "bfloat16"
+    )
+    assert not [row for row in result["rows"] if "skipped" in row]
+    assert all(row["largest_difference"] < 1e-4 for row in result["rows"] if row["kind"] == "check")
+    assert all(row["peak_bytes"] > 0 for row in result["rows"] if row["kind"] == "speed")
