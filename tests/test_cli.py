@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from probe.cli import format_table, parse_numbers
-from probe.errors import ProbeError
+from probe.errors import ProbeError, exit_code
 from probe.recording.folder import Run
 
 Cli = Callable[..., subprocess.CompletedProcess]
@@ -88,6 +88,7 @@ BAD = [
     (("--burn-in", "64"), "burn-in: expected at most 62 for window 64, got 64"),
     (("--run-length", "0"), "--run-length: expected at least 1"),
     (("--margin", "nan"), "--margin: expected at least 0"),
+    (("--length", "100000000000"), "expected less than the memory holds"),
     (("--length", "ten"), "invalid int value"),
     (("--frobnicate",), "unrecognized arguments"),
 ]
@@ -213,3 +214,16 @@ def test_tables_align_and_write_a_dash_for_none() -> None:
     table = format_table([{"a": "x", "n": 1.23456}, {"a": "long", "n": None}], ("a", "n"))
     assert table.splitlines() == ["a         n", "----  -----", "x     1.235", "long      -"]
     assert np.all([line == line.rstrip() for line in table.splitlines()])
+
+
+def test_whatever_lacks_memory_is_one_line_and_other_errors_are_not_hidden(capsys: pytest.CaptureFixture) -> None:
+    def allocate() -> None:
+        torch.empty(1 << 60)
+
+    def fail() -> None:
+        raise RuntimeError("of another kind")
+
+    assert exit_code(allocate) == 2
+    assert "expected less than the memory holds" in (line := capsys.readouterr().err) and line.count("\n") == 1
+    with pytest.raises(RuntimeError, match="of another kind"):
+        exit_code(fail)
