@@ -261,16 +261,18 @@ def _load(args: argparse.Namespace) -> Any:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from probe.runner import RunSettings, run_probe
+    from probe.runner import RunSettings, check_choices, run_probe
     from probe.thresholds.detectors import Settings
 
     _check_detection(args)
+    sites = tuple(dict.fromkeys(part.strip() for part in args.site.split(",")))
+    check_choices(args.detector, args.backend, args.chunk_batch, sites, args.scheme)
     loaded = _load(args)
     settings = RunSettings(
         layers=_numbers(args.layer, "layer", range(1, loaded.layers + 1), loaded.layers_shown),
         dims=_numbers(args.dim, "dim", range(loaded.model.config.hidden_size), loaded.dims_shown),
-        sites=tuple(dict.fromkeys(part.strip() for part in args.site.split(","))),
-        schemes=args.scheme or loaded.schemes, input=args.input or loaded.input, length=args.length, samples=args.samples, detector=args.detector,
+        sites=sites, schemes=loaded.schemes if args.scheme is None else args.scheme,
+        input=loaded.input if args.input is None else args.input, length=args.length, samples=args.samples, detector=args.detector,
         detection=Settings(args.burn_in, args.run_length, args.margin), backend=args.backend, chunk_batch=args.chunk_batch, seed=args.seed,
     )  # fmt: skip
     out = args.out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{Path(args.model).name}"
@@ -357,10 +359,11 @@ def _print_run(run: Any, as_json: bool) -> None:
 
 def _eval(args: argparse.Namespace) -> None:
     from probe.results import carry_out, writable
-    from probe.schemes import parse_schemes
+    from probe.schemes import check_texts, parse_schemes
     from probe.tasks.evaluate import Evaluation, check_task
 
     check_task(args.task, args.samples)
+    check_texts(args.scheme)
     writable(args.out)
     loaded = _load(args)
     window = loaded.window
