@@ -139,6 +139,9 @@ def _add_eval(commands: Any) -> None:
         "--tail", type=int, help="--task nll: mean over the last so many positions (default: a quarter)"
     )
     evaluate.add_argument("--json", action="store_true", help="print one JSON object and nothing else on stdout")
+    evaluate.add_argument(
+        "--out", type=Path, metavar="FILE", help="write the JSON object there too, as far as it is done"
+    )
     evaluate.add_argument("--quiet", action="store_true", help="no progress bar")
     evaluate.set_defaults(command=_eval)
 
@@ -164,7 +167,7 @@ def _add_bench(commands: Any) -> None:
     )
     bench.add_argument("--seed", type=int, default=0)
     bench.add_argument("--json", action="store_true", help="print one JSON object and nothing else on stdout")
-    bench.add_argument("--out", type=Path, metavar="FILE", help="write the JSON object there too")
+    bench.add_argument("--out", type=Path, metavar="FILE", help="write the JSON object there too, length by length")
     bench.add_argument("--quiet", action="store_true", help="no progress lines")
     bench.set_defaults(command=_bench)
 
@@ -258,16 +261,18 @@ def _load(args: argparse.Namespace) -> Any:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from probe.runner import RunSettings, run_probe
+    from probe.runner import RunSettings, check_choices, run_probe
     from probe.thresholds.detectors import Settings
 
     _check_detection(args)
+    sites = tuple(dict.fromkeys(part.strip() for part in args.site.split(",")))
+    check_choices(args.detector, args.backend, args.chunk_batch, sites, args.scheme)
     loaded = _load(args)
     settings = RunSettings(
         layers=_numbers(args.layer, "layer", range(1, loaded.layers + 1), loaded.layers_shown),
         dims=_numbers(args.dim, "dim", range(loaded.model.config.hidden_size), loaded.dims_shown),
-        sites=tuple(dict.fromkeys(part.strip() for part in args.site.split(","))),
-        schemes=args.scheme or loaded.schemes, input=args.input or loaded.input, length=args.length, samples=args.samples, detector=args.detector,
+        sites=sites, schemes=loaded.schemes if args.scheme is None else args.scheme,
+        input=loaded.input if args.input is None else args.input, length=args.length, samples=args.samples, detector=args.detector,
         detection=Settings(args.burn_in, args.run_length, args.margin), backend=args.backend, chunk_batch=args.chunk_batch, seed=args.seed,
     )  # fmt: skip
     out = args.out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{Path(args.model).name}"
@@ -353,40 +358,49 @@ def _print_run(run: Any, as_json: bool) -> None:
 
 
 def _eval(args: argparse.Namespace) -> None:
-    from probe.tasks.evaluate import evaluate
+    from probe.results import carry_out, writable
+    from probe.schemes import check_texts, parse_schemes
+    from probe.tasks.evaluate import Evaluation, check_task
 
+    check_task(args.task, args.samples)
+    check_texts(args.scheme)
+    writable(args.out)
     loaded = _load(args)
     window = loaded.window
     lengths = (
         parse_numbers(args.lengths, "lengths", ()) if args.lengths else (window // 4, window // 2, window, 2 * window)
     )
+    work = Evaluation(
+        loaded, args.task, parse_schemes(args.scheme, window), lengths, args.samples, args.seed, args.tail
+    )
     progress, close = _bar(args.quiet)
+
+    def show(result: dict[str, Any]) -> None:
+        close()
+        _print_eval(result, args.json)
+
     try:
-        result = evaluate(
-            loaded,
-            args.task,
-            args.scheme,
-            lengths,
-            samples=args.samples,
-            seed=args.seed,
-            tail=args.tail,
-            progress=progress,
-        )
+        carry_out(work, args.out, lambda line: progress(len(work.rows) / work.total, line), show)
     finally:
         close()
-    if args.json:
+
+
+def _print_eval(result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
         print(json.dumps(result))
-    else:
-        print(
-            f"model {result['model']}, window M = {window}, task {args.task}, {args.samples} samples per length, seed {args.seed}\n"
-        )
-        print(format_table(result["rows"], tuple(name for name in result["rows"][0] if name != "weave")))
+        return
+    print(
+        f"model {result['model']}, window M = {result['window']}, task {result['task']}, {result['samples']} samples per length, "
+        f"seed {result['seed']}\n"
+    )
+    print(format_table(result["rows"], tuple(name for name in result["rows"][0] if name != "weave")))
 
 
 def _bench(args: argparse.Namespace) -> None:
     from probe.bench.model import DEFAULT
-    from probe.bench.report import report, writable
+    from probe.bench.report import show
     from probe.bench.run import Bench, BenchSettings
+    from probe.results import carry_out, writable
 
     writable(args.out)
     bench = Bench.load(
@@ -395,14 +409,12 @@ def _bench(args: argparse.Namespace) -> None:
             args.threads, args.dtype, args.device, args.backend, args.seed, args.memory,
         )
     )  # fmt: skip
-    complete = False
-    try:
-        for line in bench.run():
-            if not args.quiet:
-                print(f"probe: {line}", file=sys.stderr)
-        complete = True
-    finally:
-        report(bench, complete, args.json, args.out)
+
+    def step(line: str) -> None:
+        if not args.quiet:
+            print(f"probe: {line}", file=sys.stderr)
+
+    carry_out(bench, args.out, step, lambda result: show(result, args.json))
 
 
 def _audit(args: argparse.Namespace) -> None:

@@ -15,12 +15,32 @@ def unknown(what: str, got: object, known: Iterable[object]) -> ProbeError:
     return ProbeError(f"unknown {what} {got!r}; known: {', '.join(map(str, known))}")
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the memory of any device is what was lacking; torch's allocator of the CPU raises a bare RuntimeError."""
+    texts = ("out of memory", "allocate memory", "not enough memory")
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # torch's, without its import
+    return named or (isinstance(error, RuntimeError) and any(text in str(error).lower() for text in texts))
+
+
 def exit_code(work: Callable[[], object], interrupted: str = "interrupted") -> int:
-    """Do a command's work and say how it ended: 0, 2 for bad input (one line on stderr), 130 when it was interrupted."""
+    """Do a command's work and say how it ended: 0, 2 for bad input (one line on stderr), 130 when it was interrupted.
+
+    More than the memory holds is bad input too.
+    """
     try:
         work()
     except ProbeError as error:
         print(f"probe: error: {error}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        first = (str(error).strip() or "no more to be had").splitlines()[0]
+        print(
+            f"probe: error: expected less than the memory holds ({first}); take a shorter length, fewer samples, layers or dims, "
+            "or another --device",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print(f"probe: {interrupted}", file=sys.stderr)

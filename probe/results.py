@@ -1,13 +1,90 @@
-"""Files of results, and Markdown tables of them."""
+"""Files of results, written while they come, and Markdown tables of them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from probe.errors import ProbeError
+
+
+class Measurement(Protocol):
+    """Rows that come one after another, in the course of `run`."""
+
+    rows: list[dict[str, Any]]
+
+    def run(self) -> Iterator[str]:
+        """Make the rows; yields lines that say how far it is."""
+
+    def result(self, complete: bool) -> dict[str, Any]:
+        """The rows so far, with what they were made with."""
+
+
+def carry_out(
+    work: Measurement, out: Path | None, step: Callable[[str], None], show: Callable[[dict[str, Any]], None]
+) -> None:
+    """Run a measurement to its end, or as far as it comes, and show what it found.
+
+    The file is written at every step that brought rows, so that even a kill leaves those.
+
+    Args:
+        work: what is to be run.
+        out: the file for the result, or None.
+        step: told every line of the run.
+        show: given the result at the end, however it ends, if there is a row.
+
+    Raises:
+        ProbeError: bad input to the measurement, or the file cannot be written.
+    """
+    complete, written = False, 0
+    try:
+        for line in work.run():
+            step(line)
+            if out is not None and len(work.rows) > written:
+                write(work.result(False), out)
+                written = len(work.rows)
+        complete = True
+    finally:
+        if work.rows:
+            if not complete:
+                print("probe: not all rows were measured; these were", file=sys.stderr)
+            result = work.result(complete)
+            show(result)
+            write(result, out)
+
+
+def writable(path: Path | None) -> None:
+    """Check a file to be written before an hour is spent on what goes in.
+
+    Raises:
+        ProbeError: it is a folder, or lies in none.
+    """
+    if path is None:
+        return
+    if path.is_dir() or (path.exists() and not path.is_file()):
+        raise ProbeError(f"--out {path}: expected the name of a file")
+    if not path.absolute().parent.is_dir():
+        raise ProbeError(f"--out {path}: there is no folder {path.absolute().parent}")
+
+
+def write(result: dict[str, Any], path: Path | None) -> None:
+    """Write a result as JSON, whole or not at all; nowhere if there is no path.
+
+    Raises:
+        ProbeError: the file cannot be written.
+    """
+    if path is None:
+        return
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise ProbeError(f"--out {path}: cannot write there ({error.strerror})") from None
 
 
 def read(path: Path) -> dict[str, Any]:

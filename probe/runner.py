@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -19,14 +19,15 @@ from torch import Tensor, nn
 
 from probe.errors import ProbeError, unknown
 from probe.mesa.feeding import check_chunk_batch
+from probe.models.families import SITES
 from probe.models.load import LoadedModel
-from probe.models.seam import apply_scheme, check_scheme
+from probe.models.seam import BACKENDS, apply_scheme, check_scheme
 from probe.recording.folder import FORMAT, Run, environment, new_run_folder, write_json, write_table, write_trace
 from probe.recording.hooks import Recording, check_sites, record
-from probe.schemes import Scheme, make_scheme, parse_schemes
+from probe.schemes import Scheme, check_texts, make_scheme, parse_schemes
 from probe.tasks.inputs import make_input
 from probe.tasks.nll import nll_per_position
-from probe.thresholds.detectors import DETECTORS, Settings
+from probe.thresholds.detectors import DETECTORS, Settings, check_burn_in
 from probe.thresholds.rows import REFERENCE, threshold_rows
 
 Progress = Callable[[float, str], None]
@@ -151,10 +152,29 @@ def run_pass(
     return Pass(values, nll, time.perf_counter() - began)
 
 
+def check_choices(
+    detector: str, backend: str, chunk_batch: int | str, sites: Sequence[str], schemes: str | None
+) -> None:
+    """Refuse what needs no model to be seen; as `RunSettings` has it, with None for schemes that are not chosen yet.
+
+    Raises:
+        ProbeError: an unknown name, no site, a chunk batch that is no number, or schemes whose text is wrong.
+    """
+    check_chunk_batch(chunk_batch)
+    for what, name, known in (
+        ("detector", detector, DETECTORS),
+        ("backend", backend, BACKENDS),
+        *(("site", site, SITES) for site in sites),
+    ):
+        if name not in known:
+            raise unknown(what, name, known)
+    if schemes is not None:
+        check_texts(schemes)
+
+
 def _validate(loaded: LoadedModel, settings: RunSettings) -> None:
-    check_chunk_batch(settings.chunk_batch)
-    if settings.detector not in DETECTORS:
-        raise unknown("detector", settings.detector, DETECTORS)
+    check_choices(settings.detector, settings.backend, settings.chunk_batch, settings.sites, settings.schemes)
+    check_burn_in(loaded.window, settings.detection)
     for name, values in (("layer", settings.layers), ("dim", settings.dims), ("site", settings.sites)):
         if not values:
             raise ProbeError(f"--{name}: expected at least one, got none")

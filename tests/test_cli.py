@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from probe.cli import format_table, parse_numbers
-from probe.errors import ProbeError
+from probe.errors import ProbeError, exit_code
 from probe.recording.folder import Run
 
 Cli = Callable[..., subprocess.CompletedProcess]
@@ -87,8 +87,13 @@ BAD = [
     (("--input", "token:4096"), "outside the vocabulary 0 to 96"),
     (("--samples", "3"), "which is one sequence"),
     (("--burn-in", "64"), "burn-in: expected at most 62 for window 64, got 64"),
+    (("--burn-in", "5000"), "burn-in: expected at most 62 for window 64, got 5000"),
+    (("--chunk-batch", "few"), "--chunk-batch: expected auto or an integer >= 1, got few"),
+    (("--scheme", ""), "--scheme: expected at least one scheme, got none"),
+    (("--scheme", "origin,,mesa"), "--scheme: expected a scheme before and after every comma, got 'origin,,mesa'"),
     (("--run-length", "0"), "--run-length: expected at least 1"),
     (("--margin", "nan"), "--margin: expected at least 0"),
+    (("--length", "100000000000"), "expected less than the memory holds"),
     (("--length", "ten"), "invalid int value"),
     (("--frobnicate",), "unrecognized arguments"),
 ]
@@ -214,3 +219,58 @@ def test_tables_align_and_write_a_dash_for_none() -> None:
     table = format_table([{"a": "x", "n": 1.23456}, {"a": "long", "n": None}], ("a", "n"))
     assert table.splitlines() == ["a         n", "----  -----", "x     1.235", "long      -"]
     assert np.all([line == line.rstrip() for line in table.splitlines()])
+
+
+def test_whatever_lacks_memory_is_one_line_and_other_errors_are_not_hidden(capsys: pytest.CaptureFixture) -> None:
+    def allocate() -> None:
+        torch.empty(1 << 60)
+
+    def fail() -> None:
+        raise RuntimeError("of another kind")
+
+    assert exit_code(allocate) == 2
+    assert "expected less than the memory holds" in (line := capsys.readouterr().err) and line.count("\n") == 1
+    with pytest.raises(RuntimeError, match="of another kind"):
+        exit_code(fail)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--scheme", "origin,magic"),
+        ("--scheme", "origin,,mesa"),
+        ("--scheme", "rerope+magic"),
+        ("--scheme", "rerope(N=1"),
+        ("--backend", "fast"),
+        ("--chunk-batch", "0"),
+        ("--detector", "mean"),
+        ("--site", "head"),
+    ],
+)
+def test_what_needs_no_model_is_refused_before_it_is_loaded(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from probe import cli
+
+    def load(_: object) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr(cli, "_load", load)
+    assert cli.main(["run", *arguments]) == 2
+    if arguments[0] == "--scheme":
+        assert cli.main(["eval", *arguments]) == 2
+    assert "probe: error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [("--burn-in", "63"), ("--scheme", "rerope(N=0)"), ("--dim", "48")])
+def test_the_rest_is_refused_before_anything_is_computed(
+    arguments: tuple[str, ...], tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from probe import runner
+    from probe.cli import main
+
+    def compute(*_: object) -> None:
+        raise AssertionError("a pass was run")
+
+    monkeypatch.setattr(runner, "run_pass", compute)
+    assert main(["run", "--model", str(tiny_folder), *BASE, *arguments, "--out", str(tmp_path / "r"), "--quiet"]) == 2

@@ -27,11 +27,12 @@ from transformers.utils import logging as hf_logging
 
 from probe.bench.memory import REPEATS, RETURNED, STOCK
 from probe.bench.model import ROPE_BASE, Shape, parse_shape, random_llama
-from probe.bench.report import emit, writable
+from probe.bench.report import show
 from probe.bench.rss import load_average
 from probe.bench.run import row
 from probe.bench.timing import Timing, machine
 from probe.errors import ProbeError, exit_code
+from probe.results import writable, write
 from probe.schemes import parse_schemes
 
 DRIVER = Path(__file__).with_name("official_driver.py")
@@ -300,11 +301,15 @@ def _run(args: argparse.Namespace) -> None:
     shape = parse_shape(args.model)
     lengths, version, busy = check(args, shape), versions(args.python), machine(torch.device("cpu"))
     rows: list[dict[str, Any]] = []
+    complete = False
     try:
         compare(args, shape, lengths, rows)
+        complete = True
     finally:
         if rows:
-            emit(_result(args, busy, version, rows), args.json, args.out)
+            result = _result(args, busy, version, rows) | {"complete": complete}
+            show(result, args.json)
+            write(result, args.out)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

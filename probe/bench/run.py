@@ -17,7 +17,7 @@ from probe.bench.model import DEFAULT, bench_model, sharing_weights
 from probe.bench.rss import load_average
 from probe.bench.timing import Timing, interleaved, machine
 from probe.bench.work import WORKS
-from probe.errors import ProbeError, unknown
+from probe.errors import ProbeError, out_of_memory, unknown
 from probe.models.load import LoadedModel
 from probe.models.seam import BACKENDS, apply_scheme
 from probe.schemes import parse_schemes
@@ -200,8 +200,8 @@ def _memory_errors(length: int) -> Iterator[None]:
     """Out of memory, on any device, as a line."""
     try:
         yield
-    except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU's allocator raises the bare type
-        first = str(error).splitlines()[0] if str(error) else ""
-        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in first:
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
             raise
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ProbeError(f"--lengths: {length} tokens do not fit the memory ({first})") from None

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 
-from probe.errors import ProbeError
+from probe.errors import ProbeError, out_of_memory
 from probe.mesa.cache import buffered, truncate
 from probe.models.attributes import attributes
 
@@ -30,7 +30,6 @@ _SLICED = ("input_ids", "inputs_embeds", "position_ids", "token_type_ids")
 _DIM = {"inputs_embeds": -2}
 _PROMPT = "_weavescope_prompt"
 """Attribute of a cache: tokens of the prompt in it."""
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 def bytes_per_token(config: PretrainedConfig, dtype: torch.dtype) -> int:
@@ -135,10 +134,6 @@ def marked(model: nn.Module, mark: Callable[[], Undo]) -> Iterator[None]:
         marks.remove(mark)
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error).lower() for text in _OUT_OF_MEMORY)
-
-
 def _sliced(arguments: dict[str, Any], start: int, stop: int) -> dict[str, Any]:
     """The arguments of a call for the new tokens start..stop-1."""
     mine = dict(arguments)
@@ -172,8 +167,8 @@ class _Prompt:
         undo = [mark() for mark in self.marks]
         try:
             output = self.call(**_sliced(self.arguments, start, stop))
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error) or stop - start < 2:
+        except RuntimeError as error:  # torch.OutOfMemoryError is one
+            if not out_of_memory(error) or stop - start < 2:
                 raise
         else:
             self._check_cached(stop)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub.utils import logging as hub_logging
@@ -12,6 +14,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     PretrainedConfig,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging as hf_logging
@@ -161,21 +164,53 @@ def load_model(
     if trained < 2:
         raise ProbeError(f"--window: expected at least 2 tokens, got {trained}")
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        # Other shapes are let through here and refused below, with names.
+        model, info = AutoModelForCausalLM.from_pretrained(
             source, dtype=pick_dtype(dtype, where, config), trust_remote_code=trust_remote_code,
-            use_safetensors=None if allow_pickle else True,
+            use_safetensors=None if allow_pickle else True, output_loading_info=True, ignore_mismatched_sizes=True,
         )  # fmt: skip
     except ProbeError:
         raise
     except Exception as error:
         hint = "" if allow_pickle else "; weights that are not safetensors need --allow-pickle"
         raise ProbeError(f"model {name!r} does not load: {_first_line(error)}{hint}") from None
+    _check_weights(name, model, info)
     tokenizer = _tokenizer(source, trust_remote_code)
     rotates = any(isinstance(positions, Rope) for positions in family.layer_positions(model))
     return LoadedModel(
         name, source, model.to(where).eval(), tokenizer, family, trained,
         schemes=ROPE_SCHEMES if rotates else OTHER_SCHEMES,
     )  # fmt: skip
+
+
+def _check_weights(name: str, model: PreTrainedModel, info: dict[str, Any]) -> None:
+    """Refuse a checkpoint that is not this model's: transformers leaves random weights where it has none that fit.
+
+    The loading info already leaves out tied weights and what the model's class declares to be of no use.
+    """
+    # A head of another task (score.weight) is no part of a language model; a layer too many is.
+    own = {
+        model.base_model_prefix,
+        *(child for child, _ in (*model.named_children(), *model.base_model.named_children())),
+    }
+    shapes = [f"{key} is {list(saved)}, not {list(made)}" for key, saved, made in info["mismatched_keys"]]
+    wrong = {
+        "missing": info["missing_keys"],
+        "of another shape": shapes,
+        "not the model's": [key for key in info["unexpected_keys"] if key.split(".")[0] in own],
+    }
+    said = [f"{len(keys)} {what} ({_few(keys)})" for what, keys in wrong.items() if keys]
+    if said:
+        raise ProbeError(
+            f"model {name!r}: its weights are not those that its config.json describes: {'; '.join(said)}; "
+            "correct config.json, or get the whole checkpoint"
+        )
+
+
+def _few(keys: Iterable[str], shown: int = 3) -> str:
+    """The first few names."""
+    names = sorted(keys)
+    return ", ".join(names[:shown]) + (", ..." if len(names) > shown else "")
 
 
 def _construction(name: str, dtype: str, length: int | None) -> LoadedModel:

@@ -1,8 +1,18 @@
 """Position schemes: four choices (frequencies, weave, visibility, scale), compiled to pieces of ordinary attention."""
 
 from probe.schemes.options import OPTIONS, Option
-from probe.schemes.parse import parse_scheme, parse_schemes
+from probe.schemes.parse import check_texts, parse_scheme, parse_schemes
 from probe.schemes.presets import PRESETS, Preset, make_scheme
 from probe.schemes.scheme import Scheme
 
-__all__ = ["OPTIONS", "PRESETS", "Option", "Preset", "Scheme", "make_scheme", "parse_scheme", "parse_schemes"]
+__all__ = [
+    "OPTIONS",
+    "PRESETS",
+    "Option",
+    "Preset",
+    "Scheme",
+    "check_texts",
+    "make_scheme",
+    "parse_scheme",
+    "parse_schemes",
+]

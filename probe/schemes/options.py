@@ -139,16 +139,26 @@ OPTIONS: dict[str, Option] = {
 }
 
 
+def part_named(name: str, before: str) -> Option | Preset:
+    """The option or preset of that name, to be added to the scheme `before`.
+
+    Raises:
+        ProbeError: there is none.
+    """
+    row: Option | Preset | None = OPTIONS.get(name) or PRESETS.get(name)
+    if row is None:
+        known = ", ".join((*OPTIONS, *PRESETS))
+        raise ProbeError(f"scheme {before}: unknown part {name!r} after '+'; known: {known}")
+    return row
+
+
 def add_part(scheme: Scheme, name: str, **overrides: Value) -> Scheme:
     """The scheme with one more part: an option, or the choices of another preset.
 
     Raises:
         ProbeError: unknown part or parameter, a value outside its domain, or a choice that is made already.
     """
-    row: Option | Preset | None = OPTIONS.get(name) or PRESETS.get(name)
-    if row is None:
-        known = ", ".join((*OPTIONS, *PRESETS))
-        raise ProbeError(f"scheme {scheme.spec}: unknown part {name!r} after '+'; known: {known}")
+    row = part_named(name, scheme.spec)
     values = row.values(scheme.window, overrides)
     fields = row.change(scheme, values) if isinstance(row, Option) else _added(scheme, row, values)
     spec = f"{scheme.spec}+{row.spec(overrides)}"

@@ -16,8 +16,8 @@ from __future__ import annotations
 import re
 
 from probe.errors import ProbeError
-from probe.schemes.options import add_part
-from probe.schemes.presets import make_scheme
+from probe.schemes.options import add_part, part_named
+from probe.schemes.presets import make_scheme, preset_named
 from probe.schemes.scheme import Scheme, Value
 
 _PLUS = re.compile(r"\+(?![^()]*\))")  # outside parentheses: 1e+3 is a number
@@ -26,9 +26,17 @@ _CALL = re.compile(r"(?P<name>[a-z][a-z0-9-]*)\s*(\((?P<inner>[^()]*)\))?\s*")
 
 
 def split_specs(text: str) -> list[str]:
-    """Split at commas that are outside parentheses."""
+    """Split at commas that are outside parentheses.
+
+    Raises:
+        ProbeError: nothing between two of them, or nothing at all.
+    """
     specs = [part.strip() for part in re.split(r",(?![^()]*\))", text)]
-    return [spec for spec in specs if spec]
+    if not any(specs):
+        raise ProbeError("--scheme: expected at least one scheme, got none")
+    if not all(specs):
+        raise ProbeError(f"--scheme: expected a scheme before and after every comma, got {text!r}")
+    return specs
 
 
 def _overrides(spec: str, inner: str | None) -> dict[str, Value]:
@@ -48,11 +56,11 @@ def _value(text: str) -> Value:
         return text
 
 
-def parse_scheme(spec: str, window: int) -> Scheme:
-    """Build the scheme that `spec` names, for a window M.
+def _calls(spec: str) -> list[tuple[str, dict[str, Value]]]:
+    """Name and parameters of every part.
 
     Raises:
-        ProbeError: the text does not parse, or names something unknown.
+        ProbeError: the text does not parse, or a name is unknown.
     """
     calls = []
     for text in (part.strip() for part in _PLUS.split(spec)):
@@ -60,7 +68,29 @@ def parse_scheme(spec: str, window: int) -> Scheme:
         if match is None:
             raise ProbeError(f"scheme {spec!r}: expected name, name(N=64,E=8) or name+logn")
         calls.append((match["name"], _overrides(spec, match["inner"])))
-    (name, overrides), *extras = calls
+    preset_named(calls[0][0])
+    for name, _ in calls[1:]:
+        part_named(name, spec)
+    return calls
+
+
+def check_texts(text: str) -> None:
+    """Refuse a list of schemes whose text is wrong for every window; needs no model.
+
+    Raises:
+        ProbeError: a text that does not parse, or an unknown name.
+    """
+    for spec in split_specs(text):
+        _calls(spec)
+
+
+def parse_scheme(spec: str, window: int) -> Scheme:
+    """Build the scheme that `spec` names, for a window M.
+
+    Raises:
+        ProbeError: the text does not parse, or names something unknown.
+    """
+    (name, overrides), *extras = _calls(spec)
     scheme = make_scheme(name, window, **overrides)
     for name, overrides in extras:
         scheme = add_part(scheme, name, **overrides)
@@ -74,8 +104,6 @@ def parse_schemes(text: str, window: int) -> list[Scheme]:
         ProbeError: as `parse_scheme`; also if the list is empty or names one scheme twice.
     """
     schemes = [parse_scheme(spec, window) for spec in split_specs(text)]
-    if not schemes:
-        raise ProbeError("--scheme: expected at least one scheme, got none")
     specs = [scheme.spec for scheme in schemes]
     for spec in specs:
         if specs.count(spec) > 1:

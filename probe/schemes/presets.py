@@ -299,15 +299,25 @@ def preset_parts(preset: Preset, values: dict[str, Value]) -> dict[str, object]:
         raise ProbeError(f"scheme {preset.name}: {error}") from None
 
 
+def preset_named(name: str) -> Preset:
+    """The preset of that name.
+
+    Raises:
+        ProbeError: there is none.
+    """
+    if name not in PRESETS:
+        combined = "; parse_scheme takes combined texts" if any(sign in name for sign in "+(") else ""
+        raise ProbeError(f"unknown scheme {name!r}; known: {', '.join(PRESETS)}{combined}")
+    return PRESETS[name]
+
+
 def make_scheme(name: str, window: int, **overrides: Value) -> Scheme:
-    """Build a preset for a window M.
+    """Build a preset for a window M. Texts that combine parts ("mesa+logn") are for `parse_scheme`.
 
     Raises:
         ProbeError: unknown preset or parameter, or a value outside its domain.
     """
-    if name not in PRESETS:
-        raise ProbeError(f"unknown scheme {name!r}; known: {', '.join(PRESETS)}")
-    preset = PRESETS[name]
+    preset = preset_named(name)
     values = preset.values(window, overrides)
     parts = preset_parts(preset, values)
     scheme = Scheme(preset.spec(overrides), window, parameters=values, **parts)  # type: ignore[arg-type]

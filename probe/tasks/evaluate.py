@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,17 +15,12 @@ from probe.errors import ProbeError, unknown
 from probe.models.load import LoadedModel
 from probe.models.seam import apply_scheme, check_scheme
 from probe.recording.folder import environment
-from probe.schemes import Scheme, parse_schemes
+from probe.schemes import Scheme
 from probe.tasks.heldout import heldout_batch
 from probe.tasks.nll import nll_per_position
 from probe.tasks.passkey import PasskeySample, minimum_length, passkey_sample
 
 BATCH_TOKENS = 8192
-Progress = Callable[[float, str], None]
-
-
-def _silent(_share: float, _line: str) -> None:
-    return None
 
 
 def _batches(count: int, length: int) -> list[range]:
@@ -102,49 +98,75 @@ TASKS: dict[str, tuple[Callable[..., Any], Callable[..., dict[str, float]]]] = {
 """By name: what draws the samples of a length, the same for every scheme, and what scores a scheme on them."""
 
 
-def evaluate(
-    loaded: LoadedModel,
-    task: str,
-    schemes: str,
-    lengths: Sequence[int],
-    *,
-    samples: int,
-    seed: int,
-    tail: int | None = None,
-    progress: Progress = _silent,
-) -> dict[str, Any]:
-    """Rows of results, one per (scheme, length).
+@dataclass
+class Evaluation:
+    """A task at several lengths under several schemes, under way: `rows` has one per (length, scheme) as they are done.
 
     `passkey` rows hold the share of exact answers (`accuracy`) and the lowest one over depth deciles (`worst_decile`);
     `nll` rows the mean NLL in nats over the last `tail` positions (default: the last quarter) and its standard error over
     samples. Every row has the weave as it came out for its length.
+    """
+
+    loaded: LoadedModel
+    task: str
+    schemes: list[Scheme]
+    lengths: Sequence[int]
+    samples: int
+    seed: int
+    tail: int | None = None
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Check everything, so that no length is reached in vain.
+
+        Raises:
+            ProbeError: an unknown task, no samples, no tokenizer, a scheme that does not fit the model, or a length that
+                the task does not fit.
+        """
+        check_task(self.task, self.samples)
+        if self.tail is not None and not 1 <= self.tail < min(self.lengths):
+            raise ProbeError(
+                f"--tail: expected 1 to {min(self.lengths) - 1}, less than the shortest length, got {self.tail}"
+            )
+        for scheme in self.schemes:
+            check_scheme(self.loaded.model, scheme)
+            for length in self.lengths:
+                scheme.weave_at(length)
+                scheme.visibility_at(length)
+        for length in (min(self.lengths), max(self.lengths)):
+            TASKS[self.task][0](self.loaded, length, 1, self.seed)
+
+    @property
+    def total(self) -> int:
+        """Rows that there will be."""
+        return len(self.lengths) * len(self.schemes)
+
+    def run(self) -> Iterator[str]:
+        """Fill `rows`; yields what each one was."""
+        draw, score = TASKS[self.task]
+        for length in self.lengths:
+            drawn = draw(self.loaded, length, self.samples, self.seed)
+            for scheme in self.schemes:
+                scored = score(self.loaded, scheme, drawn, self.tail)
+                weave = {"weave": scheme.weave_at(length).parameters()}
+                self.rows.append({"scheme": scheme.spec, "length": length} | scored | weave)
+                yield f"{scheme.spec} {length}"
+
+    def result(self, complete: bool) -> dict[str, Any]:
+        """Everything as one JSON object."""
+        return {
+            "model": self.loaded.name, "window": self.loaded.window, "task": self.task, "samples": self.samples, "seed": self.seed,
+            "tail": self.tail, "complete": complete, **environment(), "rows": self.rows,
+        }  # fmt: skip
+
+
+def check_task(task: str, samples: int) -> None:
+    """Refuse what needs no model to be seen.
 
     Raises:
-        ProbeError: an unknown task, no samples, no tokenizer, a scheme that does not fit the model, or a length that the
-            task does not fit.
+        ProbeError: an unknown task, or no samples.
     """
-    if tail is not None and not 1 <= tail < min(lengths):
-        raise ProbeError(f"--tail: expected 1 to {min(lengths) - 1}, less than the shortest length, got {tail}")
     if task not in TASKS:
         raise unknown("task", task, TASKS)
     if samples < 1:
         raise ProbeError(f"--samples: expected at least 1, got {samples}")
-    parsed = parse_schemes(schemes, loaded.window)
-    for scheme in parsed:
-        check_scheme(loaded.model, scheme)
-        for length in lengths:  # now, so that no length is reached in vain
-            scheme.weave_at(length)
-            scheme.visibility_at(length)
-    draw, score = TASKS[task]
-    rows, total = [], len(lengths) * len(parsed)
-    for length in lengths:
-        drawn = draw(loaded, length, samples, seed)
-        for scheme in parsed:
-            scored = score(loaded, scheme, drawn, tail)
-            weave = {"weave": scheme.weave_at(length).parameters()}
-            rows.append({"scheme": scheme.spec, "length": length} | scored | weave)
-            progress(len(rows) / total, f"{scheme.spec} {length}")
-    return {
-        "model": loaded.name, "window": loaded.window, "task": task, "samples": samples, "seed": seed, "tail": tail,
-        **environment(), "rows": rows,
-    }  # fmt: skip

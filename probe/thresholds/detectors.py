@@ -99,16 +99,25 @@ def _scale(values: NDArray[np.floating]) -> float:
     return max(robust_sd(values), 1e-6 * float(np.abs(values).max()), 1e-12)
 
 
+def check_burn_in(window: int, settings: Settings) -> None:
+    """Refuse a burn-in that leaves nothing of the window.
+
+    Raises:
+        ProbeError: it does.
+    """
+    burn_in = settings.burn_in_at(window)
+    if burn_in > window - 2:
+        raise ProbeError(f"burn-in: expected at most {window - 2} for window {window}, got {burn_in}")
+
+
 def can_calibrate(reference: Series, window: int, settings: Settings) -> bool:
     """Whether the input is long enough to calibrate on.
 
     Raises:
         ProbeError: it could never be: the burn-in leaves nothing of the window.
     """
-    burn_in = settings.burn_in_at(window)
-    if burn_in > window - 2:
-        raise ProbeError(f"burn-in: expected at most {window - 2} for window {window}, got {burn_in}")
-    return len(reference) >= burn_in + 2
+    check_burn_in(window, settings)
+    return len(reference) >= settings.burn_in_at(window) + 2
 
 
 def in_window(reference: Series, window: int, settings: Settings) -> Float[np.ndarray, " kept"]:

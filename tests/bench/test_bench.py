@@ -181,7 +181,7 @@ def test_an_interrupt_keeps_the_finished_rows() -> None:
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=120)
-    assert process.returncode == 130 and "not all lengths" in err
+    assert process.returncode == 130 and "not all rows" in err
     result = json.loads(out)
     assert not result["complete"] and [row["length"] for row in result["rows"]] == [16, 16]
 

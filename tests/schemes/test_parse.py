@@ -97,3 +97,10 @@ def test_bad_text_is_answered_with_what_was_expected(text: str, says: str) -> No
     with pytest.raises(ProbeError) as caught:
         parse_schemes(text, 512)
     assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_combined_text_is_not_one_name() -> None:
+    with pytest.raises(
+        ProbeError, match=r"unknown scheme 'mesa\+logn'; known: origin, .*; parse_scheme takes combined texts"
+    ):
+        make_scheme("mesa+logn", 512)

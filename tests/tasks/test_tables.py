@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
 
 from probe.cli import main as cli
 from probe.tasks.tables import main
@@ -55,3 +57,53 @@ def test_a_scheme_that_does_not_reach_a_length_is_refused_before_any_is_run(
     command = ["eval", "--model", str(tiny_folder), "--task", "nll", "--lengths", "32,1000", "--quiet"]
     assert cli([*command, "--scheme", "mesa(N=16,E=2)"]) == 2
     assert "E = 2 leaves the trained range at 1000 tokens: expected E >= 21" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt(), 130), (SystemExit(143), 143), (MemoryError(), 2)])
+def test_an_evaluation_that_is_stopped_keeps_its_finished_rows(
+    stop: BaseException, code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from probe.tasks import evaluate
+
+    out = tmp_path / "eval.json"
+    scored, kept = [], []
+
+    def run(_loaded: object, _scheme: object, ids: Tensor) -> Tensor:
+        if len(scored) == 2:
+            kept.append(out.read_text())  # what a kill that cannot be caught would leave
+            raise stop
+        scored.append(len(ids))
+        return torch.ones(ids.shape)
+
+    monkeypatch.setattr(evaluate, "heldout_nll", run)
+    command = ["eval", "--task", "nll", "--lengths", "32,64", "--scheme", "origin,rerope", "--samples", "2", "--quiet"]
+    try:
+        assert cli([*command, "--json", "--out", str(out)]) == code
+    except SystemExit as error:
+        assert error.code == code
+    printed = capsys.readouterr()
+    result = json.loads(printed.out)
+    assert result == json.loads(out.read_text()) == json.loads(kept[0])
+    assert not result["complete"] and [row["length"] for row in result["rows"]] == [32, 32]
+    assert "not all rows were measured" in printed.err and "Traceback" not in printed.err
+
+
+def test_an_evaluation_is_written_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "eval.json"
+    command = ["eval", "--task", "nll", "--lengths", "16,32", "--samples", "2", "--quiet", "--json", "--out", str(out)]
+    assert cli(command) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result == json.loads(out.read_text()) and result["complete"] and len(result["rows"]) == 2
+    assert list(tmp_path.iterdir()) == [out]
+    assert main([str(out)]) == 0 and capsys.readouterr().out.count("\n| `origin` |") == 1
+
+
+def test_a_length_that_the_task_cannot_have_is_refused_before_any_is_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "eval.json"
+    assert cli(["eval", "--lengths", "512,9", "--quiet", "--out", str(out)]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and "a pass key needs at least" in printed.err and printed.err.count("\n") == 1
+    assert cli(["eval", "--out", str(tmp_path), "--quiet"]) == 2
+    assert "expected the name of a file" in capsys.readouterr().err

@@ -1,0 +1,74 @@
+"""Checkpoints that do not load, and what is said of each: one line that names the cause."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_models import TINY
+from torch import Tensor
+
+from probe.errors import ProbeError
+from probe.models.load import load_model
+
+Weights = dict[str, Tensor]
+
+
+def checkpoint(folder: Path, name: str = "llama", change: Callable[[Weights], object] = len, **config: object) -> Path:
+    """A tiny model in a folder, with its weights changed and then its config."""
+    TINY[name]().save_pretrained(folder)
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | config))
+    return folder
+
+
+def said(folder: Path, **options: object) -> str:
+    """The one line with which a folder is refused."""
+    with pytest.raises(ProbeError) as caught:
+        load_model(str(folder), **({"window": 64} | options))
+    assert "\n" not in str(caught.value) and str(folder) in str(caught.value)
+    return str(caught.value)
+
+
+def test_missing_weights_are_refused_by_name_and_count(tmp_path: Path) -> None:
+    line = said(checkpoint(tmp_path, num_hidden_layers=4))
+    assert "18 missing (model.layers.2.input_layernorm.weight, model.layers.2.mlp.down_proj.weight, " in line
+    assert "config.json" in line and "not the model's" not in line
+    head = said(checkpoint(tmp_path / "headless", change=lambda weights: weights.pop("lm_head.weight")))
+    assert "1 missing (lm_head.weight)" in head
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt_neox", "mpt", "bloom", "falcon"])
+def test_layers_that_the_config_leaves_out_are_refused(name: str, tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path, name)
+    config = json.loads((folder / "config.json").read_text())
+    layers = next(key for key in ("num_hidden_layers", "n_layers", "n_layer") if key in config)
+    line = said(checkpoint(tmp_path, name, **{layers: 1}))
+    assert "not the model's (" in line and ".1." in line and "missing" not in line
+
+
+def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
+    line = said(checkpoint(tmp_path, intermediate_size=80))
+    assert "6 of another shape (model.layers.0.mlp.down_proj.weight is [48, 96], not [48, 80], " in line
+
+
+def test_tied_weights_old_buffers_and_heads_of_other_tasks_do_not_matter(tmp_path: Path) -> None:
+    def more(weights: Weights) -> None:
+        weights["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(6)
+        weights["score.weight"] = torch.ones(2, 48)
+
+    def buffers(weights: Weights) -> None:
+        weights["gpt_neox.layers.0.attention.masked_bias"] = torch.ones(1)
+
+    load_model(str(checkpoint(tmp_path / "llama", change=more)))
+    load_model(str(checkpoint(tmp_path / "gpt_neox", "gpt_neox", buffers)))
+    tied = load_model(str(checkpoint(tmp_path / "tied", "gemma"))).model
+    assert "lm_head.weight" not in load_file(tmp_path / "tied" / "model.safetensors")
+    assert torch.equal(tied.get_output_embeddings().weight, tied.get_input_embeddings().weight)
