@@ -127,7 +127,7 @@ def _settings(info: dict[str, Any], name: str) -> Settings:
 def _draw(figure: go.Figure) -> None:
     shown = go.Figure(figure)
     # The page says above what the file's title says.
-    shown.update_layout(title=None, height=640, margin={"t": 40})
+    shown.update_layout(title=None, height=680, margin_t=66, legend_y=1)
     st.plotly_chart(shown, theme=None, key="figure", config={"displaylogo": False})
 
 
@@ -148,14 +148,14 @@ def table(rows: Sequence[Row]) -> pd.DataFrame:
 def _table(rows: Sequence[Row]) -> None:
     column = st.column_config
     st.dataframe(
-        table(rows), hide_index=True, key="table",
+        table(rows), hide_index=True, key="table", placeholder="-",
         column_config={
             "scheme": column.TextColumn("Scheme"),
             "threshold": column.NumberColumn("Threshold H", format="%.4g", help=words.H),
             "fails": column.TextColumn("Fails", help="The side of H on which the model fails."),
             "predicted": column.NumberColumn("Predicted failure", format="%d", help=words.PREDICTED),
             "measured": column.NumberColumn("Measured failure", format="%d", help=words.MEASURED),
-            "difference": column.NumberColumn("Difference", format="%d", help=words.DIFFERENCE),
+            "difference": column.NumberColumn("Predicted − measured", format="%d", help=words.DIFFERENCE),
             "margin": column.NumberColumn("Margin (robust sd)", format="%.2f", help=words.MARGIN),
         },
     )  # fmt: skip

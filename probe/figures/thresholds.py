@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
+from scipy.ndimage import median_filter
 
 from probe.figures.style import THRESHOLD_COLOUR, WINDOW_COLOUR, scheme_colour
 from probe.recording.folder import Run
@@ -24,7 +26,33 @@ MAX_PANELS = 12
 LABEL_HEIGHT = 0.075
 """Least distance of two lines' names, as a share of what a panel shows."""
 
+LABEL_LENGTH = 18
+"""Characters of a scheme's name at its line's end; the legend has all of them."""
+
+DASHES = ("solid", "dot", "dash", "dashdot")
+"""Of the first, second, ... scheme of one colour: there are more schemes than colours."""
+
+NOISY = 0.03
+"""Median distance from the running median, as a share of what a panel shows, from which a panel is drawn smoothed over its raw values.
+
+Constant inputs stay below 0.01, and one sample of text is near 0.1.
+"""
+
 Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a panel shows: values from `low` to `high`, positions up to `length`."""
+
+    low: float
+    high: float
+    length: int
+
+    @property
+    def span(self) -> float:
+        """Height of the values; 1 where all are equal."""
+        return (self.high - self.low) or 1.0
 
 
 def thin(positions: np.ndarray, values: np.ndarray, most: int = MAX_POINTS) -> tuple[np.ndarray, np.ndarray]:
@@ -43,27 +71,44 @@ def detection_settings(info: dict[str, Any]) -> Settings:
     return Settings(used["burn_in"], used["run"], used["margin"])
 
 
-def _line(figure: go.Figure, at: tuple[int, int], positions: np.ndarray, values: np.ndarray, scheme: str) -> None:
-    x, y = thin(positions, values)
+def _line(
+    figure: go.Figure, at: tuple[int, int], values: np.ndarray, scheme: str, name: str, *, faint: bool = False
+) -> None:
+    x, y = thin(np.arange(len(values)), values)
     figure.add_trace(
-        go.Scatter(x=x, y=y, mode="lines", name=scheme, legendgroup=scheme, showlegend=False,
-                   line={"color": scheme_colour(scheme), "width": 1.6},
-                   hovertemplate=f"{scheme}<br>position %{{x}}<br>%{{y:.4g}}<extra></extra>"),
+        go.Scatter(x=x, y=y, mode="lines", name=name, legendgroup=scheme, showlegend=False, opacity=0.25 if faint else 1,
+                   line={"color": scheme_colour(scheme), "width": 0.8 if faint else 1.6},
+                   hoverinfo="skip" if faint else None,
+                   hovertemplate=None if faint else f"{name}<br>position %{{x}}<br>%{{y:.4g}}<extra></extra>"),
         row=at[0], col=at[1],
     )  # fmt: skip
 
 
+def _spread(wanted: list[float], distance: float, low: float, high: float) -> list[float]:
+    """Ascending values moved apart to at least `distance`, from `low` up and inside [low, high] where they fit."""
+    placed: list[float] = []
+    for value in wanted:
+        placed.append(max(value, placed[-1] + distance if placed else low))
+    for n in reversed(range(len(placed))):
+        placed[n] = min(placed[n], placed[n + 1] - distance if n + 1 < len(placed) else high)
+    return placed
+
+
 def _label_ends(
-    figure: go.Figure, at: tuple[int, int], lines: dict[str, np.ndarray], failures: dict[str, int | None], span: float
-) -> float:
-    """Write each scheme's name and failure at its line's end, no two overlapping; the y of the highest."""
-    placed = -np.inf
-    for scheme, values in sorted(lines.items(), key=lambda line: line[1][-1]):
-        placed = max(float(values[-1]), placed + LABEL_HEIGHT * span)
-        text = scheme if failures[scheme] is None else f"{scheme} ✕ {failures[scheme]}"
-        figure.add_annotation(
-            x=len(values) - 1, y=placed, text=text, showarrow=False, xanchor="left", xshift=4,
-            font={"color": scheme_colour(scheme), "size": 12}, row=at[0], col=at[1],
+    figure: go.Figure, at: tuple[int, int], ends: dict[str, float], failures: dict[str, int | None], shown: Shown
+) -> list[float]:
+    """Write each scheme's name and failure right of the panel at its line's end, no two overlapping; where they lie."""
+    schemes = sorted(ends, key=lambda scheme: ends[scheme])
+    placed = _spread([ends[scheme] for scheme in schemes], LABEL_HEIGHT * shown.span, shown.low, shown.high)
+    for scheme, y in zip(schemes, placed, strict=True):
+        short = scheme if len(scheme) <= LABEL_LENGTH else scheme[: LABEL_LENGTH - 1] + "…"
+        text = short if failures[scheme] is None else f"{short} ✕ {failures[scheme]}"
+        # A trace and not an annotation, so that the legend hides it with its line.
+        figure.add_trace(
+            go.Scatter(x=[shown.length], y=[y], mode="text", text=["\u2002" + text], textposition="middle right", cliponaxis=False,
+                       textfont={"color": scheme_colour(scheme), "size": 12}, name=f"{scheme}: name",
+                       legendgroup=scheme, showlegend=False, hoverinfo="skip"),
+            row=at[0], col=at[1],
         )  # fmt: skip
     return placed
 
@@ -71,32 +116,40 @@ def _label_ends(
 def _mark(figure: go.Figure, at: tuple[int, int], position: int, value: float, scheme: str, what: str) -> None:
     """A marker where a scheme fails; the position is beside the scheme's name."""
     figure.add_trace(
-        go.Scatter(x=[position], y=[value], mode="markers", showlegend=False,
+        go.Scatter(x=[position], y=[value], mode="markers", legendgroup=scheme, showlegend=False,
                    marker={"color": scheme_colour(scheme), "size": 11, "symbol": "x"}, name=f"{scheme}: {what}",
                    hovertemplate=f"{scheme}: {what} at %{{x}}<extra></extra>"),
         row=at[0], col=at[1],
     )  # fmt: skip
 
 
-def _draw_borders(figure: go.Figure, at: tuple[int, int], info: dict[str, Any], schemes: Iterable[str]) -> None:
-    """Ticks at the panel's lower edge where a scheme's chunks begin."""
-    low = figure.layout[figure.get_subplot(*at).yaxis.plotly_name].range[0]
-    for scheme in schemes:
-        borders = info["schemes"].get(scheme, {}).get("borders") or []
-        if borders:
+def _borders(info: dict[str, Any], scheme: str) -> list[int]:
+    """First positions of a scheme's chunks; none where it has no chunks."""
+    return info["schemes"].get(scheme, {}).get("borders") or []
+
+
+def _draw_borders(
+    figure: go.Figure, at: tuple[int, int], borders: dict[str, list[int]], low: float, high: float
+) -> None:
+    """Faint vertical lines where a scheme's chunks begin."""
+    for scheme, positions in borders.items():
+        if positions:
             figure.add_trace(
-                go.Scatter(x=borders, y=[low] * len(borders), mode="markers", showlegend=False, name=f"{scheme}: chunks",
-                           marker={"symbol": "line-ns-open", "size": 14, "color": scheme_colour(scheme)}, cliponaxis=False,
+                go.Scatter(x=[x for border in positions for x in (border, border, None)], y=[low, high, None] * len(positions),
+                           mode="lines", opacity=0.45, line={"color": scheme_colour(scheme), "width": 1},
+                           name=f"{scheme}: chunks", legendgroup=scheme, showlegend=False,
                            hovertemplate=f"{scheme}: a chunk begins at %{{x}}<extra></extra>"),
                 row=at[0], col=at[1],
             )  # fmt: skip
 
 
-def _window_line(figure: go.Figure, at: tuple[int, int], window: int) -> None:
+def _window_line(figure: go.Figure, at: tuple[int, int], window: int, length: int) -> None:
     figure.add_vline(x=window, line={"color": WINDOW_COLOUR, "dash": "dash", "width": 1.2}, row=at[0], col=at[1])
+    # At the lower edge, which is free of lines, on the side that has more room.
+    side, shift = ("left", 3) if 2 * window < length else ("right", -3)
     figure.add_annotation(
-        x=window, y=1.0, yref="y domain", text=f"M = {window}", showarrow=False, xanchor="right", yanchor="top",
-        xshift=-3, font={"color": WINDOW_COLOUR, "size": 11}, row=at[0], col=at[1],
+        x=window, y=0.0, yref="y domain", text=f"M = {window}", showarrow=False, xanchor=side, yanchor="bottom",
+        borderpad=0, xshift=shift, font={"color": WINDOW_COLOUR, "size": 11}, row=at[0], col=at[1],
     )  # fmt: skip
 
 
@@ -108,37 +161,56 @@ def _guide(figure: go.Figure, at: tuple[int, int], value: float, label: str) -> 
     )  # fmt: skip
 
 
+def _median_width(run: int) -> int:
+    """Width of a centred running median for a run length, as the likelihood's."""
+    return 2 * (run // 2) + 1
+
+
 def _draw_panel(
-    figure: go.Figure, at: tuple[int, int], window: int, lines: dict[str, np.ndarray], failures: dict[str, int | None],
-    guides: dict[float, str], what: str,
-) -> None:  # fmt: skip
-    """Lines, their names and failures, M, and horizontal guides by their value."""
+    figure: go.Figure, at: tuple[int, int], info: dict[str, Any], lines: dict[str, np.ndarray],
+    failures: dict[str, int | None], guides: dict[float, str], what: str, smooth_over: int = 1,
+) -> bool:  # fmt: skip
+    """Lines, their names and failures, M, chunks, and horizontal guides by their value; whether raw values were noisy and so drawn smoothed."""
+    window = info["window"]
     # A first token's values are far from all others': they are drawn, but the axis is not stretched for them.
     settled = [values[min(window // 16, len(values) // 2) :] for values in lines.values()]
     marks = {scheme: float(lines[scheme][position]) for scheme, position in failures.items() if position is not None}
     seen = np.concatenate([*settled, list(marks.values()), list(guides)])
-    low, high = float(seen.min()), float(seen.max())
-    span = (high - low) or 1.0
-    for scheme, values in lines.items():
-        _line(figure, at, np.arange(len(values)), values, scheme)
+    shown = Shown(float(seen.min()), float(seen.max()), info["input"]["length"])
+    smooth = {name: median_filter(values, _median_width(smooth_over), mode="nearest") for name, values in lines.items()}
+    noisy = max(float(np.median(np.abs(lines[name] - smooth[name]))) for name in lines) > NOISY * shown.span
+    ends = {scheme: float(values[-1]) for scheme, values in (smooth if noisy else lines).items()}
+    edges = [shown.low, shown.high, *_label_ends(figure, at, ends, failures, shown)]
+    low, high = min(edges) - 0.08 * shown.span, max(edges) + 0.08 * shown.span
+    # What is drawn first lies behind what comes later.
+    _draw_borders(figure, at, {scheme: _borders(info, scheme) for scheme in lines}, low, high)
+    if noisy:
+        for scheme, values in lines.items():
+            _line(figure, at, values, scheme, f"{scheme}: raw", faint=True)
+    for scheme, values in (smooth if noisy else lines).items():
+        _line(figure, at, values, scheme, scheme)
     for scheme, value in marks.items():
         _mark(figure, at, failures[scheme] or 0, value, scheme, what)
-    top = max(high, _label_ends(figure, at, lines, failures, span))
     for value, label in guides.items():
         _guide(figure, at, value, label)
-    _window_line(figure, at, window)
-    figure.update_yaxes(range=[low - 0.08 * span, top + 0.08 * span], row=at[0], col=at[1])
+    _window_line(figure, at, window, shown.length)
+    figure.update_yaxes(range=[low, high], row=at[0], col=at[1])
+    return noisy
 
 
-def draw_dimension(figure: go.Figure, at: tuple[int, int], run: Run, rows: list[Row]) -> None:
-    """One panel: a dimension over position under every scheme; `rows` are its detections, one per scheme."""
+def draw_dimension(figure: go.Figure, at: tuple[int, int], run: Run, rows: list[Row], settings: Settings) -> bool:
+    """One panel: a dimension over position under every scheme; `rows` are its detections, one per scheme.
+
+    Returns whether it is noisy: then the lines are running medians over the detectors' run length, on faint raw values.
+    """
     first = rows[0]
     series = {row["scheme"]: run.series(row["scheme"], first["site"], first["layer"], first["dim"]) for row in rows}
     failures = {row["scheme"]: row["predicted"] for row in rows}
     # Under `range` the schemes may have been judged by different ends of the range: each is drawn once.
     guides = {row["threshold"]: f"H = {row['threshold']:.3g}" for row in rows if row["threshold"] is not None}
-    _draw_panel(figure, at, run.info["window"], series, failures, guides, "predicted failure")
-    _draw_borders(figure, at, run.info, series)
+    over = settings.run_at(run.info["window"])
+    figure.update_yaxes(title_text="activation", row=at[0], col=at[1])
+    return _draw_panel(figure, at, run.info, series, failures, guides, "predicted failure", over)
 
 
 def draw_nll(figure: go.Figure, at: tuple[int, int], run: Run, rows: list[Row], settings: Settings) -> None:
@@ -148,16 +220,44 @@ def draw_nll(figure: go.Figure, at: tuple[int, int], run: Run, rows: list[Row], 
     smooth = {scheme: smooth_nll(run.nll[scheme], settings.run_at(window)) for scheme in measured}
     known = can_calibrate(run.nll["origin"], window, settings)
     band = nll_threshold(run.nll["origin"], window, settings).value if known else None
-    _draw_panel(
-        figure,
-        at,
-        window,
-        smooth,
-        measured,
-        {} if band is None else {band: f"band up to {band:.3g}"},
-        "measured failure",
-    )
-    _draw_borders(figure, at, run.info, smooth)
+    guides = {} if band is None else {band: f"band up to {band:.3g}"}
+    figure.update_yaxes(title_text="NLL (nats)", row=at[0], col=at[1])
+    _draw_panel(figure, at, run.info, smooth, measured, guides, "measured failure")
+
+
+def caption(info: dict[str, Any], schemes: Iterable[str], smoothed_over: int | None) -> list[str]:
+    """Lines that say what the marks mean.
+
+    Args:
+        info: the run's `run.json`.
+        schemes: those drawn.
+        smoothed_over: positions of the running median in noisy panels, None where no panel is noisy.
+    """
+    lines = [
+        "✕ and the number beside a name: the position where that scheme fails. A click in the legend hides a scheme."
+    ]
+    chunked = [scheme for scheme in schemes if _borders(info, scheme)]
+    if chunked:
+        lines.append(
+            f"Faint vertical lines: a chunk of {' or '.join(chunked)} begins; each middle chunk continues the positions of chunk 0."
+        )
+    if smoothed_over is not None:
+        lines.append(
+            f"Strong lines: running median over {smoothed_over} positions; faint: the raw values, which the detector judges."
+        )
+    return lines
+
+
+def _legend(figure: go.Figure, schemes: Iterable[str]) -> None:
+    """One entry per scheme, which hides all that is drawn of it; schemes of one colour differ in their dashes."""
+    colours: list[str] = []
+    for scheme in schemes:
+        lines = [trace for trace in figure.data if trace.name == scheme]
+        lines[0].showlegend = True
+        for line in lines:
+            line.line.dash = DASHES[colours.count(line.line.color) % len(DASHES)]
+        colours.append(lines[0].line.color)
+    figure.update_layout(legend={"orientation": "h", "yref": "container", "yanchor": "top", "x": 0, "xanchor": "left"})
 
 
 def threshold_figure(run: Run, rows: list[Row] | None = None, settings: Settings | None = None) -> go.Figure:
@@ -184,19 +284,30 @@ def threshold_figure(run: Run, rows: list[Row] | None = None, settings: Settings
     total = height + len(last)
     figure = make_subplots(
         rows=total, cols=columns, subplot_titles=titles[: height * columns + len(last)], vertical_spacing=0.32 / total,
-        specs=[[{} for _ in range(columns)] for _ in range(height)] + last, horizontal_spacing=0.14,
+        specs=[[{} for _ in range(columns)] for _ in range(height)] + last, horizontal_spacing=0.24,
     )  # fmt: skip
-    for number, mine in enumerate(panels.values()):
-        draw_dimension(figure, (number // columns + 1, number % columns + 1), run, mine)
+    info, settings = run.info, settings or detection_settings(run.info)
+    places = [(number // columns + 1, number % columns + 1) for number in range(len(panels))]
+    noisy = [draw_dimension(figure, at, run, mine, settings) for at, mine in zip(places, panels.values(), strict=True)]
     if measured:
-        draw_nll(figure, (total, 1), run, rows, settings or detection_settings(run.info))
-    info = run.info
+        draw_nll(figure, (total, 1), run, rows, settings)
+    schemes = list(dict.fromkeys(row["scheme"] for row in rows))
+    notes = caption(info, schemes, _median_width(settings.run_at(info["window"])) if any(noisy) else None)
+    _legend(figure, schemes)
     more = f"the first {MAX_PANELS} panels; {left_out} more dimensions are in the run"
-    figure.update_layout(
-        template="plotly_white", height=330 * total + 80 * (not measured), margin={"l": 60, "r": 110, "t": 90, "b": 50},
-        title=f"{info['model']}: hidden states past the trained window, input {info['input']['spec']}, "
-        f"detector {rows[0]['detector']}" + (f"<br><sup>{more}</sup>" if left_out > 0 else ""),
+    tall = 330 * total + 80 * (not measured) + 18 * len(notes)
+    figure.add_annotation(
+        text="<br>".join(notes), xref="paper", yref="paper", x=0, y=0, xanchor="left", yanchor="top", yshift=-46,
+        align="left", showarrow=False, font={"size": 12, "color": WINDOW_COLOUR},
     )  # fmt: skip
-    # Room at the right for the names at the lines' ends.
-    figure.update_xaxes(title_text="position", title_standoff=4, range=[0, 1.24 * info["input"]["length"]])
+    figure.update_layout(
+        template="plotly_white", height=tall, legend_y=1 - (56 + 18 * (left_out > 0)) / tall,
+        margin={"l": 64, "r": 160, "t": 118 + 18 * (left_out > 0), "b": 56 + 18 * len(notes)},
+        title={"text": f"{info['model']}: hidden states past the trained window, input {info['input']['spec']}, "
+               f"detector {rows[0]['detector']}" + (f"<br><sup>{more}</sup>" if left_out > 0 else ""),
+               "y": 1 - 24 / tall, "yanchor": "top"},
+    )  # fmt: skip
+    # Names at the lines' ends lie right of the axis, which ends with the input.
+    figure.update_xaxes(title_text="position", title_standoff=4, range=[0, info["input"]["length"]])
+    figure.update_yaxes(title_standoff=6)
     return figure

@@ -32,11 +32,9 @@ def figure(app):
 
 
 def line(app, scheme):
-    """A scheme's values in the upper panel."""
-    (values,) = [
-        trace["y"] for trace in figure(app)["data"] if trace["name"] == scheme and trace.get("yaxis", "y") == "y"
-    ]
-    return decoded(values)
+    """A scheme's values in the upper panel; the raw ones where it is noisy."""
+    upper = {trace["name"]: trace["y"] for trace in figure(app)["data"] if trace.get("yaxis", "y") == "y"}
+    return decoded(upper.get(f"{scheme}: raw", upper[scheme]))
 
 
 def decoded(values):
@@ -47,6 +45,11 @@ def decoded(values):
 
 def titles(app):
     return [note["text"] for note in figure(app)["layout"]["annotations"]]
+
+
+def names(app):
+    """What stands at the lines' ends."""
+    return [trace["text"][0].strip() for trace in figure(app)["data"] if trace.get("text")]
 
 
 def by_hand(run, scheme, place, detector, settings):
@@ -79,7 +82,7 @@ def test_the_page_shows_the_run_as_it_was_made(run, open_app):
     assert_table(app, run, ("resid", 1, 0), "range", Settings(), schemes)
     assert "resid, layer 1, dim 0" in titles(app)
     for scheme in schemes:
-        assert any(title.startswith(scheme) for title in titles(app))
+        assert any(name.startswith(scheme) for name in names(app))
         np.testing.assert_allclose(line(app, scheme), run.series(scheme, "resid", 1, 0))
     facts = " ".join(caption.value for caption in app.sidebar.caption)
     for fact in ("tiny", "64 tokens", "160 tokens", "token:5", "range", "torch", "Commit"):
@@ -103,7 +106,7 @@ def test_choosing_a_place_and_a_detector_changes_figure_and_table(run, open_app)
     app.multiselect(key="schemes first").set_value(["rerope", "origin"]).run()
     assert not app.error
     assert_table(app, run, ("attn", 2, 7), "paper", Settings(10, 3, 0.5), ["origin", "rerope"])
-    assert not any(title.startswith("dynamic-ntk") for title in titles(app))
+    assert not any(name.startswith("dynamic-ntk") for name in names(app))
 
 
 def test_the_reading_says_what_the_table_says(run, open_app):
