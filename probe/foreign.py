@@ -84,7 +84,7 @@ def started(
             process.process.wait()
 
 
-def save_model(shape: Shape, folder: Path, ids: int, seed: int, sharpen: float = 1.0) -> None:
+def save_model(shape: Shape, folder: Path, ids: int, seed: int, sharpen: float = 1.0) -> list[int]:
     """Random weights and token ids as a folder that transformers from 4.31 on loads.
 
     Args:
@@ -94,6 +94,9 @@ def save_model(shape: Shape, folder: Path, ids: int, seed: int, sharpen: float =
         seed: of weights and ids.
         sharpen: factor on the weights of queries and keys. Freshly drawn ones give scores near 0, and so an attention that hardly
             looks at positions.
+
+    Returns:
+        The token ids.
     """
     hf_logging.disable_progress_bar()
     model = random_llama(shape, torch.device("cpu"), torch.float32, seed)
@@ -116,8 +119,9 @@ def save_model(shape: Shape, folder: Path, ids: int, seed: int, sharpen: float =
     (folder / "config.json").write_text(json.dumps(old, indent=2), encoding="utf-8")
     (folder / "generation_config.json").unlink(missing_ok=True)
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(shape.vocab, (ids,), generator=generator).tolist()
+    drawn: list[int] = torch.randint(shape.vocab, (ids,), generator=generator).tolist()
     (folder / "ids.json").write_text(json.dumps(drawn), encoding="utf-8")
+    return drawn
 
 
 def check_checkout(checkout: Path, file: Path, repository: str) -> None:

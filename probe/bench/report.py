@@ -35,6 +35,15 @@ def emit(result: dict[str, Any], as_json: bool, out: Path | None) -> None:
     for line in warnings(result["rows"]):
         print(f"probe: warning: {line}", file=sys.stderr)
     print(json.dumps(result, allow_nan=False) if as_json else markdown(result))
+    save(result, out)
+
+
+def save(result: dict[str, Any], out: Path | None) -> None:
+    """Write a result as JSON, where a file was named.
+
+    Raises:
+        ProbeError: the file cannot be written.
+    """
     if out is None:
         return
     try:
