@@ -70,6 +70,7 @@ class Peer:
     grouped: bool = True
 
 
+LOGN = "they always scale queries past M by log-n"
 ONE_CALL, DECODED = "one call", "a call of {} tokens, then one by one"
 
 
@@ -87,7 +88,9 @@ def _both(
 def _rerope(M: int, T: int) -> list[Case]:
     N = M // 4
     theirs = {"training_length": M, "window": N}
-    return _both(T, M + M // 2, f"rerope(N={N})+logn", theirs, f"rerope(N={N + 1})+logn")
+    ours, control = f"rerope(N={N})", f"rerope(N={N + 1})"
+    bare = Case(f"{ONE_CALL}; ours without log-n", ours, theirs, control, T, differs=LOGN)
+    return [*_both(T, M + M // 2, f"{ours}+logn", theirs, f"{control}+logn"), bare]
 
 
 def _leaky(M: int, T: int) -> list[Case]:
@@ -97,11 +100,14 @@ def _leaky(M: int, T: int) -> list[Case]:
     T = w + k * (M - w)
     theirs = {"training_length": M, "window": w, "scaling_factor": k}
     ours, control, prompt = f"leaky-rerope(w={w})+logn", f"leaky-rerope(w={w + 1})+logn", M + M // 2
+    bare = Case(
+        f"{ONE_CALL}; ours without log-n", f"leaky-rerope(w={w})", theirs, f"leaky-rerope(w={w + 1})", T, differs=LOGN
+    )
     follows = Case(
         DECODED.format(prompt) + "; ours not told T", ours, theirs, control, T, prompt,
         differs="our k follows the length as tokens come, theirs is fixed",
     )  # fmt: skip
-    return [*_both(T, prompt, ours, theirs, control, whole=True), follows]
+    return [*_both(T, prompt, ours, theirs, control, whole=True), follows, bare]
 
 
 def _self_extend(M: int, T: int) -> list[Case]:
@@ -130,10 +136,10 @@ def _self_extend_legacy(M: int, T: int) -> list[Case]:
 
 def _streaming(M: int, T: int) -> list[Case]:
     x, recent, made = 4, M - 4, []
-    for evict, y, note in (("after", recent + 1, "perplexity"), ("before", recent, "chat")):
+    for evict, y in (("after", recent + 1), ("before", recent)):
         theirs = {"start_size": x, "recent_size": recent, "evict": evict}
         ours, control = f"streaming-llm(x={x},y={y})", f"streaming-llm(x={x},y={y + 1})"
-        made.append(Case(f"one by one, evicted {evict} each token, as for {note}", ours, theirs, control, T, 1))
+        made.append(Case(f"one by one, evicted {evict} each token", ours, theirs, control, T, 1))
     prompt = 2 * M
     return [
         *made,
@@ -169,11 +175,11 @@ def _dual_chunk(M: int, T: int) -> list[Case]:
         ),
         Case(
             f"{ONE_CALL}; as released, ours without mscale", ours, released, control, T,
-            differs="they temper cos and sin by 0.05 ln(T/M) + 1 past M, which the paper does not",
+            differs="they multiply cos and sin by 0.05 ln(T/M) + 1 where T > M, and so all scores by its square",
         ),
         Case(
             DECODED.format(prompt) + "; merged in float32", ours + tempered, exact, control + tempered, T, prompt,
-            differs="their temperature grows with every token, and cached keys keep that of their time",
+            differs="their temperature follows the tokens so far, and cached keys keep that of their time",
         ),
     ]  # fmt: skip
 

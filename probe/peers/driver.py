@@ -36,6 +36,12 @@ class Stand:
         return getattr(self._module, name)
 
 
+def fresh(name: str) -> Any:
+    """A module of theirs as it is on disk: nothing that an earlier request replaced in it stays."""
+    sys.modules.pop(name, None)
+    return importlib.import_module(name)
+
+
 class Model:
     """A model under the authors' code, and what its cache goes through before and after a call."""
 
@@ -87,14 +93,14 @@ def without_flash() -> None:
 
 def rerope(folder: str, theirs: dict) -> Model:
     """bojone/rerope, rerope_patch.py: replaces the attention's forward when it is imported."""
-    patch: Any = importlib.import_module("rerope_patch")
+    patch = fresh("rerope_patch")
     patch.training_length, patch.window = theirs["training_length"], theirs["window"]
     return Model(load(folder))
 
 
 def leaky_rerope(folder: str, theirs: dict) -> Model:
     """bojone/rerope, leaky_rerope_patch.py; the rotary of a model is made with the factor when the model is."""
-    patch: Any = importlib.import_module("leaky_rerope_patch")
+    patch = fresh("leaky_rerope_patch")
     patch.training_length, patch.window = theirs["training_length"], theirs["window"]
     patch.scaling_factor = theirs["scaling_factor"]
     return Model(load(folder))
@@ -141,11 +147,10 @@ def lm_infinite(folder: str, theirs: dict) -> Model:
 
 def dual_chunk(folder: str, theirs: dict) -> Model:
     """HKUNLP/ChunkLlama, chunkllama_attn_replace.py on `exact_attention`, as it is or with float32 merging weights and no temperature."""
-    import torch
-
     without_flash()
-    patch: Any = importlib.import_module("chunkllama_attn_replace")
-    patch.torch = Stand(torch, bfloat16=torch.float32) if theirs["merge"] == "float32" else torch
+    patch = fresh("chunkllama_attn_replace")
+    if theirs["merge"] == "float32":
+        patch.torch = Stand(patch.torch, bfloat16=patch.torch.float32)
     if not theirs["mscale"]:
         patch.get_mscale = lambda scale=1: 1.0
     patch.replace_with_chunkllama(theirs["pretraining_length"], theirs["local_window_size"])
@@ -154,10 +159,9 @@ def dual_chunk(folder: str, theirs: dict) -> Model:
 
 def mesa(folder: str, theirs: dict) -> Model:
     """soacker/Mesa-Extrapolation, methods/mesa_extrapolation.py, with its log-n scaling or without."""
-    import numpy
-
-    module: Any = importlib.import_module("methods.mesa_extrapolation")
-    module.np = numpy if theirs["logn"] else Stand(numpy, log=lambda _: math.inf)
+    module = fresh("methods.mesa_extrapolation")
+    if not theirs["logn"]:
+        module.np = Stand(module.np, log=lambda _: math.inf)
     for name in ("train_length", "first_chunk", "first_chunk_cache", "last_context", "max_token_len", "push_width"):
         setattr(module.position_set, name, theirs[name])
     return Model(load(folder))
