@@ -129,8 +129,8 @@ class Stair(Weave):
 class Grouped(Weave):
     """Self-Extend: d below W; else (t//G + W - W//G) - i//G (paper App. G; https://arxiv.org/abs/2401.01325).
 
-    Both divisions are floors, as in the source's text and pseudocode; its released code divides truly in one path,
-    which would give keys of one group different positions. Depends on t and i, not on d alone, and is therefore not
+    All divisions are floors, as in the source's text and pseudocode. Its released code for Llama takes W - W/G with a true division, which
+    moves far keys by part of a position where G does not divide W. Depends on t and i, not on d alone, and is therefore not
     subadditive as a function of d.
     """
 
@@ -187,7 +187,7 @@ class CacheIndex(Weave):
     query stays at x + y - 1, a sink at its own index, and a recent key t - i below the query. So
     W = min(t, x + y - 1) - i for a sink (i < x), and t - i for the rest (https://arxiv.org/abs/2309.17453, Sec. 3.2).
     Whether the query's own key counts is not said: the authors' perplexity script drops a key after each token (so one key more
-    is seen, at position x + y), their chat script before. Only the latter keeps x + y = M inside the window.
+    is seen, at position x + y), their chat script before each prompt. Only the latter keeps x + y = M inside the window.
     For a key that the cache has dropped the value is t - i and means nothing.
     """
 

@@ -10,28 +10,25 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
-import os
 import signal
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
-from typing import IO, Any
+from typing import Any
 
 import torch
-from transformers.utils import logging as hf_logging
 
 from probe.bench.memory import REPEATS, RETURNED, STOCK
-from probe.bench.model import ROPE_BASE, Shape, parse_shape, random_llama
+from probe.bench.model import Shape, parse_shape
 from probe.bench.report import show
 from probe.bench.rss import load_average
 from probe.bench.run import row
 from probe.bench.timing import Timing, machine
 from probe.errors import ProbeError, exit_code
+from probe.foreign import Process, check_checkout, commit, save_model, started, transformers_of
 from probe.results import writable, write
 from probe.schemes import parse_schemes
 
@@ -47,86 +44,6 @@ SAME = 1e-4
 """Of the largest logit: float32 rounding, in another order."""
 
 
-class Process:
-    """A driver in some interpreter, with more in its environment: one request at a time."""
-
-    def __init__(self, python: str, settings: dict[str, Any], log: IO[str], more: Mapping[str, str]) -> None:
-        self.python, self.log = python, log
-        # Without this, Python puts the driver's folder on the path, where it could hide modules of theirs.
-        environment = os.environ | {"PYTHONSAFEPATH": "1"} | dict(more)
-        if not settings["checkout"]:
-            root = str(Path(__file__).parents[2])
-            environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-        command = [python, str(DRIVER), json.dumps(settings)]
-        try:
-            self.process = subprocess.Popen(  # noqa: S603
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
-            )
-        except OSError as error:
-            raise ProbeError(f"--python {python}: cannot be run ({error.strerror})") from None
-        self.hello = self._line()
-
-    def _line(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            self.process.wait()
-            self.log.seek(0)
-            last = (self.log.read().strip().splitlines() or [f"status {self.process.returncode}"])[-1]
-            raise ProbeError(f"the process of {self.python} ended: {last}")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def ask(self, do: str, model: str, length: int) -> dict[str, Any]:
-        """The answer to one request: {"seconds"}, {"peak_bytes"}, {"logits"} or {"error"}."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps({"do": do, "model": model, "length": length}) + "\n")
-        self.process.stdin.flush()
-        return self._line()
-
-
-@contextmanager
-def started(python: str, settings: dict[str, Any], more: Mapping[str, str] | None = None) -> Iterator[Process]:
-    """A driver that is ended with the context."""
-    with tempfile.TemporaryFile("w+") as log:
-        process = Process(python, settings, log, more or {})
-        try:
-            yield process
-        finally:
-            process.process.kill()
-            process.process.wait()
-
-
-def save_model(shape: Shape, folder: Path, ids: int, seed: int) -> None:
-    """Random weights and token ids as a folder that transformers 4.31 and 5 both load.
-
-    Args:
-        shape: of the Llama; its weights are float32.
-        folder: where to; it exists.
-        ids: how many token ids, in `ids.json`.
-        seed: of weights and ids.
-    """
-    hf_logging.disable_progress_bar()
-    model = random_llama(shape, torch.device("cpu"), torch.float32, seed)
-    model.save_pretrained(folder)
-    config = shape.config()
-    old = {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": "float32", "hidden_act": "silu",
-        "rms_norm_eps": config.rms_norm_eps, "rope_theta": ROPE_BASE, "initializer_range": config.initializer_range,
-        "tie_word_embeddings": False, "use_cache": True, "pretraining_tp": 1, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
-    }  # fmt: skip
-    for name in (
-        "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
-        "max_position_embeddings",
-    ):  # fmt: skip
-        old[name] = getattr(config, name)
-    (folder / "config.json").write_text(json.dumps(old, indent=2), encoding="utf-8")
-    (folder / "generation_config.json").unlink(missing_ok=True)
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(shape.vocab, (ids,), generator=generator).tolist()
-    (folder / "ids.json").write_text(json.dumps(drawn), encoding="utf-8")
-
-
 def _settings(args: argparse.Namespace, shape: Shape, folder: Path, official: bool) -> dict[str, Any]:
     return {
         "checkout": str(args.checkout.resolve()) if official else "", "folder": str(folder), "window": shape.window,
@@ -138,17 +55,12 @@ def check(args: argparse.Namespace, shape: Shape) -> tuple[int, ...]:
     """The lengths, once everything given is known to be usable.
 
     Raises:
-        ProbeError: no checkout of the official repository, no such interpreter, or a number outside its domain.
+        ProbeError: no checkout of the official repository, or a number outside its domain.
     """
     from probe.cli import parse_numbers
 
     writable(args.out)
-    if not (args.checkout / METHOD).is_file():
-        raise ProbeError(
-            f"--checkout {args.checkout}: expected a checkout of github.com/soacker/Mesa-Extrapolation, found no {METHOD} in it"
-        )
-    if not Path(args.python).is_file():
-        raise ProbeError(f"--python {args.python}: expected a Python interpreter, found no such file")
+    check_checkout(args.checkout, METHOD, "github.com/soacker/Mesa-Extrapolation")
     lengths = parse_numbers(args.lengths, "lengths", ())
     if not lengths or min(lengths) < 32:
         raise ProbeError(f"--lengths: expected numbers of at least 32 tokens, got {args.lengths!r}")
@@ -158,26 +70,6 @@ def check(args: argparse.Namespace, shape: Shape) -> tuple[int, ...]:
     if len(parse_schemes(args.scheme, shape.window)) > 1:
         raise ProbeError(f"--scheme: expected one scheme, got {args.scheme!r}")
     return lengths
-
-
-def versions(python: str) -> str:
-    """The transformers release of an interpreter.
-
-    Raises:
-        ProbeError: not one that the official code runs on.
-    """
-    code = "from importlib.metadata import version; print(version('transformers'))"
-    try:
-        done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False, timeout=60)  # noqa: S603
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise ProbeError(f"--python {python}: cannot be run ({error})") from None
-    found = done.stdout.strip()
-    if done.returncode or not found.startswith("4.31."):
-        raise ProbeError(
-            f"--python {python}: the official code needs transformers 4.31, found {found or 'none'}; "
-            "make an environment with pip install 'transformers==4.31.*' torch 'numpy<2'"
-        )
-    return found
 
 
 def _rows(
@@ -195,13 +87,18 @@ def _rows(
     return made
 
 
+def _ask(process: Process, do: str, model: str, length: int) -> dict[str, Any]:
+    """The answer to one request: {"seconds"}, {"peak_bytes"}, {"logits"} or {"error"}."""
+    return process.ask({"do": do, "model": model, "length": length})
+
+
 def check_same_model(ours: Process, theirs: Process) -> None:
     """Both sides must be the same model where no scheme has anything to do: a few tokens, far inside the window.
 
     Raises:
         ProbeError: the official code does not run, or its logits differ from the stock model's.
     """
-    mine, other = (process.ask("logits", name, SHORT) for process, name in ((ours, STOCK), (theirs, OFFICIAL)))
+    mine, other = (_ask(process, "logits", name, SHORT) for process, name in ((ours, STOCK), (theirs, OFFICIAL)))
     for answer in (mine, other):
         if "error" in answer:
             raise ProbeError(f"a pass of {SHORT} tokens failed: {answer['error']}")
@@ -219,7 +116,9 @@ def compare(args: argparse.Namespace, shape: Shape, lengths: Sequence[int], rows
             contestant: (python, _settings(args, shape, folder, contestant == OFFICIAL))
             for contestant, python in ((STOCK, sys.executable), (args.scheme, sys.executable), (OFFICIAL, args.python))
         }
-        ours, theirs = stack.enter_context(started(*starts[STOCK])), stack.enter_context(started(*starts[OFFICIAL]))
+        ours, theirs = (
+            stack.enter_context(started(starts[side][0], DRIVER, starts[side][1])) for side in (STOCK, OFFICIAL)
+        )
         asked = {STOCK: ours, args.scheme: ours, OFFICIAL: theirs}
         check_same_model(ours, theirs)
         for length in lengths:
@@ -238,25 +137,15 @@ def _in_turn(asked: dict[str, Process], what: str, length: int, repeats: int) ->
     answers: dict[str, list[dict[str, Any]]] = {name: [] for name in asked}
     for repeat in range(repeats + 1):
         for name, process in asked.items():
-            answer = process.ask(what, name, length)
+            answer = _ask(process, what, name, length)
             if repeat:
                 answers[name].append(answer)
     return answers
 
 
 def _peak(start: tuple[str, dict[str, Any]], name: str, length: int) -> dict[str, Any]:
-    with started(*start, RETURNED) as process:
-        return process.ask("memory", name, length)
-
-
-def _commit(checkout: Path) -> str | None:
-    """The checkout's commit, where it is one and git is here."""
-    command = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)  # noqa: S603
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    with started(start[0], DRIVER, start[1], RETURNED) as process:
+        return _ask(process, "memory", name, length)
 
 
 def _result(args: argparse.Namespace, busy: dict[str, Any], version: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -269,7 +158,7 @@ def _result(args: argparse.Namespace, busy: dict[str, Any], version: str, rows: 
             "dtype": "float32",
         },
         "official": {
-            "commit": _commit(args.checkout), "transformers": version,
+            "commit": commit(args.checkout), "transformers": version,
             "sha256": hashlib.sha256((args.checkout / METHOD).read_bytes()).hexdigest(),
         },
         "seed": args.seed, "machine": busy | {"threads": args.threads, "load_after": load_average()},
@@ -299,7 +188,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(args: argparse.Namespace) -> None:
     shape = parse_shape(args.model)
-    lengths, version, busy = check(args, shape), versions(args.python), machine(torch.device("cpu"))
+    lengths, version, busy = check(args, shape), transformers_of(args.python, ("4.31",)), machine(torch.device("cpu"))
     rows: list[dict[str, Any]] = []
     complete = False
     try:

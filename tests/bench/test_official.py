@@ -17,10 +17,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from probe.bench import official
-from probe.bench.model import parse_shape
-from probe.bench.official import METHOD, compare, main, save_model
+from probe.bench.model import parse_shape, random_llama
+from probe.bench.official import METHOD, compare, main
 from probe.bench.official_driver import Side, our_models
 from probe.errors import ProbeError
+from probe.foreign import save_model
 
 MODEL = "random:layers=1,width=32,heads=2,window=64,vocab=40"
 SHAPE = parse_shape(MODEL)
@@ -100,7 +101,7 @@ def test_the_saved_folder_has_the_old_configuration_and_the_same_weights(tmp_pat
     assert config["rope_theta"] == 10000.0 and "rope_parameters" not in config and config["torch_dtype"] == "float32"
     ids = json.loads((tmp_path / "ids.json").read_text())
     assert len(ids) == 100 and min(ids) >= 0 and max(ids) < 40
-    again = official.random_llama(SHAPE, torch.device("cpu"), torch.float32, 4)
+    again = random_llama(SHAPE, torch.device("cpu"), torch.float32, 4)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
     batch = torch.tensor(ids)[None]
     assert loaded.config.rope_parameters["rope_theta"] == 10000.0
@@ -112,7 +113,7 @@ def test_the_saved_folder_has_the_old_configuration_and_the_same_weights(tmp_pat
     [
         (("--checkout", "{empty}"), "expected a checkout of github.com/soacker/Mesa-Extrapolation, found no methods"),
         (("--checkout", "{good}", "--python", "{empty}/python"), "expected a Python interpreter, found no such file"),
-        (("--checkout", "{good}"), "the official code needs transformers 4.31, found 5."),
+        (("--checkout", "{good}"), "the code needs transformers 4.31, found 5."),
         (("--checkout", "{good}", "--lengths", "8"), "--lengths: expected numbers of at least 32 tokens"),
         (("--checkout", "{good}", "--scheme", "nonsense"), "unknown scheme 'nonsense'"),
         (("--checkout", "{good}", "--repeats", "0"), "--repeats: expected at least 1"),

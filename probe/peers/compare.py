@@ -1,0 +1,139 @@
+"""The same weights and tokens through both sides, and how far their logits are apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from probe.bench.model import Shape, bench_model
+from probe.errors import ProbeError
+from probe.foreign import Process, save_model
+from probe.models.seam import apply_scheme
+from probe.peers.cases import Case, Peer
+from probe.schemes import parse_schemes
+
+SAME = 1e-4
+"""Of the largest logit: float32 rounding, in another order. Both sides are called equal up to here."""
+SHARPEN = 8.0
+"""Factor on the random weights of queries and keys, so that attention looks at positions."""
+Logits = Float[Tensor, "length vocabulary"]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Largest differences of logits, relative to the largest logit.
+
+    Attributes:
+        inside: of the positions inside the window.
+        past: of those past it.
+        first: the first position that differs by more than `SAME`; None where none does.
+    """
+
+    inside: float
+    past: float
+    first: int | None
+
+    @property
+    def largest(self) -> float:
+        """Over all positions."""
+        return max(self.inside, self.past)
+
+
+def difference(mine: Logits, other: Logits, window: int) -> Difference:
+    """How far logits are apart, position by position; NaN counts as infinitely far.
+
+    Raises:
+        ProbeError: they are not of the same shape.
+    """
+    if mine.shape != other.shape:
+        raise ProbeError(f"logits: ours have the shape {tuple(mine.shape)}, theirs {tuple(other.shape)}")
+    off = ((mine - other).abs().amax(-1) / mine.abs().max()).nan_to_num(nan=float("inf"))
+    far = (off > SAME).nonzero().flatten().tolist()
+    inside, past = off[:window], off[window:]
+    return Difference(inside.max().item(), past.max().item() if len(past) else 0.0, far[0] if far else None)
+
+
+def verdict(found: Difference, expected: str) -> str:
+    """In words: equal, or differs and whether that is known. Anything else than equal or a known difference is in capitals."""
+    same = found.largest <= SAME
+    if same:
+        return "EQUAL, expected: " + expected if expected else "equal"
+    return f"differs: {expected}" if expected else "DIFFERS"
+
+
+class Ours:
+    """Our side: the model of a folder, which runs under any scheme."""
+
+    def __init__(self, folder: Path, window: int, ids: list[int]) -> None:
+        self.model = bench_model(str(folder), device="cpu", dtype="float32", window=window, seed=0).model
+        self.window, self.ids = window, torch.tensor(ids)[None]
+
+    def logits(self, spec: str, case: Case) -> Logits:
+        """Logits under a scheme, tokens coming as the case says; with an empty scheme, of the stock model in one call.
+
+        Raises:
+            ProbeError: no such scheme.
+        """
+        ids, first = self.ids[:, : case.length], case.first if spec else case.length
+        scheme = parse_schemes(spec, self.window)[0] if spec else None
+        applied = (
+            apply_scheme(self.model, scheme, prompt=case.length if case.whole else None) if scheme else nullcontext()
+        )
+        made, cache = [], None
+        with applied, torch.no_grad():
+            for part in [ids[:, :first], *ids[:, first:].split(1, 1)] if first < case.length else [ids]:
+                out = self.model(part, past_key_values=cache, use_cache=True)
+                cache = out.past_key_values
+                made.append(out.logits[0])
+        return torch.cat(made)
+
+
+def theirs(process: Process, folder: Path, case: Case) -> Logits:
+    """The authors' logits.
+
+    Raises:
+        ProbeError: their code failed; the message says how.
+    """
+    out = folder / "logits.npy"
+    request = {"folder": str(folder), "out": str(out), "length": case.length, "prompt": case.first, "theirs": dict(case.theirs)}  # fmt: skip
+    answer = process.ask(request)
+    if "error" in answer:
+        raise ProbeError(f"their code failed: {answer['error']}")
+    return torch.from_numpy(np.load(out))
+
+
+def row(case: Case, kv_heads: int, ours: Ours, process: Process, folder: Path) -> dict[str, Any]:
+    """One comparison as a row; a failure of their code is a row that says so."""
+    stem: dict[str, Any] = {"kv_heads": kv_heads} | asdict(case) | {"theirs": dict(case.theirs), "prompt": case.first}
+    try:
+        other = theirs(process, folder, case)
+    except ProbeError as error:
+        return stem | {"verdict": str(error)}
+    found = difference(ours.logits(case.ours, case), other, ours.window)
+    return stem | {
+        "inside": found.inside, "past": found.past, "first": found.first, "verdict": verdict(found, case.differs),
+        "off_by_one": difference(ours.logits(case.control, case), other, ours.window).largest,
+        "stock": difference(ours.logits("", case), other, ours.window).largest,
+    }  # fmt: skip
+
+
+def rows(
+    peer: Peer, shape: Shape, cases: list[Case], process: Process, folder: Path, seed: int
+) -> Iterator[dict[str, Any]]:
+    """Every case, on a model with as many key heads as query heads, then on one with half of them where the peer runs with such."""
+    for kv_heads in (shape.heads, shape.heads // 2) if peer.grouped else (shape.heads,):
+        made = folder / f"kv{kv_heads}"
+        made.mkdir()
+        tokens = max(case.length for case in cases)
+        drawn = save_model(Shape(**asdict(shape) | {"kv_heads": kv_heads}), made, tokens, seed, SHARPEN)
+        ours = Ours(made, shape.window, drawn)
+        for case in cases:
+            yield row(case, kv_heads, ours, process, made)
