@@ -258,6 +258,9 @@ def pretend_cuda(*, meta: bool = False) -> Iterator[Counts]:
     torch._C._ensureCUDADeviceGuardSet()
     counts = Counts()
     with ExitStack() as stack:
+        # `torch.tensor` under `with torch.device(...)` makes its values on the CPU, and the copy is seen here.
+        stack.callback(torch._C._set_only_lift_cpu_tensors, torch._C._only_lift_cpu_tensors())
+        torch._C._set_only_lift_cpu_tensors(True)
         stack.enter_context(mock.patch.object(Tensor, "to", _to))
         stack.enter_context(mock.patch.object(torch, "tensor", partial(_tensor_on, torch.tensor)))
         stack.enter_context(mock.patch.object(torch.cuda, "_lazy_init", lambda: None))

@@ -150,12 +150,12 @@ def waits(spec: str, layers: int, name: str, mask: Tensor | None) -> tuple[list[
 
 @pytest.mark.parametrize("name", ["llama", "mpt", "mistral"])
 @pytest.mark.parametrize("padded", [False, True])
-@pytest.mark.parametrize("spec", ["origin", "rerope(N=20)", "stair(N=8,E=10)", "mesa", "self-extend"])
+@pytest.mark.parametrize("spec", ["origin", "stair(N=8,E=10)", "mesa"])
 def test_the_host_never_waits_inside_a_layer(spec: str, padded: bool, name: str) -> None:
     mask = torch.ones(2, PROMPT + 1, dtype=torch.long) if padded else None
     if mask is not None:
         mask[1, :37] = 0
-    few, many = (waits(spec, layers, name, mask) for layers in (1, 4))
+    few, many = (waits(spec, layers, name, mask) for layers in (1, 3))
     assert few == many
     # transformers asks once per call whether a mask is all ones, and we where it is not.
     calls = 3 if spec == "mesa" else 1
@@ -181,6 +181,6 @@ def on_paper(shape: Shape, spec: str, length: int, layers: int) -> tuple[Counts,
 
 
 def test_memory_and_launches_of_a_long_prefill_on_paper() -> None:
-    counts, needed = on_paper(SHAPES["llama-3-8b"], "mesa", 64 * 1024, 2)
+    counts, needed = on_paper(SHAPES["llama-3-8b"], "mesa", 32 * 1024, 1)
     assert counts.peak - needed < 3 << 29  # 1.5 GiB
-    assert counts.launches < 6000 and len(counts.waits) <= 1
+    assert counts.launches < 3000 and len(counts.waits) <= 1
