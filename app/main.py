@@ -16,7 +16,7 @@ sys.path.extend({str(Path(__file__).resolve().parent.parent)} - set(sys.path))
 
 from app import words
 from app.options import Options, parse_options
-from app.views import thresholds
+from app.views import mesa, thresholds
 from probe.errors import ProbeError
 
 
@@ -30,7 +30,10 @@ class Page:
     render: Callable[[Options], None]
 
 
-PAGES = (Page("thresholds", "Thresholds", ":material/show_chart:", thresholds.render),)
+PAGES = (
+    Page("thresholds", "Thresholds", ":material/show_chart:", thresholds.render),
+    Page("mesa", "Mesa split", ":material/view_comfy_alt:", mesa.render),
+)
 
 
 def _guarded(page: Page) -> None:

@@ -189,6 +189,14 @@ def test_a_run_that_cannot_be_made_says_why(server, runs, tmp_path):
         assert "Traceback" not in page.text()
 
 
+def test_the_mesa_page_is_offered_and_draws_its_split(server, tmp_path):
+    with browse(CHROMIUM, f"http://localhost:{server}/", tmp_path) as page:
+        page.wait(f"{content('[data-testid=stSidebarNav]')}.includes('Mesa split')")
+        page.value("[...document.querySelectorAll('[data-testid=stSidebarNav] a')].at(-1).click()")
+        page.wait("[...document.images].some(image => image.complete && image.naturalWidth >= 500)")
+        assert "Middle chunks" in page.text()
+
+
 def test_only_this_machine_can_open_it(server):
     """The address is bound to localhost, also when launched from a folder without a config file."""
     with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as probe:
