@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
@@ -65,8 +65,9 @@ class Process:
             ProbeError: the process ended; the message has the last line it wrote.
         """
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(dict(request)) + "\n")
-        self.process.stdin.flush()
+        with suppress(BrokenPipeError):  # it has ended: reading says why
+            self.process.stdin.write(json.dumps(dict(request)) + "\n")
+            self.process.stdin.flush()
         return self._line()
 
 

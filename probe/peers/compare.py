@@ -48,14 +48,16 @@ class Difference:
 
 
 def difference(mine: Logits, other: Logits, window: int) -> Difference:
-    """How far logits are apart, position by position; NaN counts as infinitely far.
+    """How far logits are apart, position by position.
 
     Raises:
-        ProbeError: they are not of the same shape.
+        ProbeError: they are not of the same shape, or not finite.
     """
     if mine.shape != other.shape:
         raise ProbeError(f"logits: ours have the shape {tuple(mine.shape)}, theirs {tuple(other.shape)}")
-    off = ((mine - other).abs().amax(-1) / mine.abs().max()).nan_to_num(nan=float("inf"))
+    if not bool(mine.isfinite().all() and other.isfinite().all()):
+        raise ProbeError("logits: expected finite numbers")
+    off = (mine - other).abs().amax(-1) / mine.abs().max()
     far = (off > SAME).nonzero().flatten().tolist()
     inside, past = off[:window], off[window:]
     return Difference(inside.max().item(), past.max().item() if len(past) else 0.0, far[0] if far else None)
@@ -111,13 +113,13 @@ def theirs(process: Process, folder: Path, case: Case) -> Logits:
 
 
 def row(case: Case, kv_heads: int, ours: Ours, process: Process, folder: Path) -> dict[str, Any]:
-    """One comparison as a row; a failure of their code is a row that says so."""
+    """One comparison as a row; one that failed says why."""
     stem: dict[str, Any] = {"kv_heads": kv_heads} | asdict(case) | {"theirs": dict(case.theirs), "prompt": case.first}
     try:
         other = theirs(process, folder, case)
+        found = difference(ours.logits(case.ours, case), other, ours.window)
     except ProbeError as error:
         return stem | {"verdict": str(error)}
-    found = difference(ours.logits(case.ours, case), other, ours.window)
     return stem | {
         "inside": found.inside, "past": found.past, "first": found.first, "verdict": verdict(found, case.differs),
         "off_by_one": difference(ours.logits(case.control, case), other, ours.window).largest,

@@ -73,6 +73,15 @@ def test_code_that_fails_is_a_row_with_the_reason(tmp_path: Path, monkeypatch: p
     assert row["verdict"] == "their code failed: RuntimeError: q_len should be 1" and "inside" not in row
 
 
+def test_a_process_that_ended_says_why_each_time_it_is_asked(tmp_path: Path) -> None:
+    dying = tmp_path / "dying.py"
+    dying.write_text("import sys\nprint('{}', flush=True)\ninput()\nsys.exit('no more memory')\n")
+    with started(sys.executable, dying, {"checkout": "somewhere"}) as process:
+        for _ in range(2):
+            with pytest.raises(ProbeError, match="ended: no more memory"):
+                process.ask({"a": 1})
+
+
 def test_nothing_stays_replaced_in_a_module_of_theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(stub(tmp_path, "import math\nroot = math.sqrt(4)\ndef log(): return math.log(1)\n"))
     module = driver.fresh("rerope_patch")
@@ -90,7 +99,8 @@ def test_differences_are_of_the_largest_logit_by_range() -> None:
     assert found.largest == found.past and difference(mine, mine, 2).first is None
     broken = mine.clone()
     broken[2, 0] = math.nan
-    assert difference(mine, broken, 2).past == math.inf
+    with pytest.raises(ProbeError, match="expected finite numbers"):
+        difference(mine, broken, 2)
     with pytest.raises(ProbeError, match=r"ours have the shape \(3, 2\), theirs \(2, 2\)"):
         difference(mine, mine[:2], 2)
 
