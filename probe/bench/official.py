@@ -12,7 +12,6 @@ import argparse
 import hashlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -31,7 +30,7 @@ from probe.bench.report import show
 from probe.bench.rss import load_average
 from probe.bench.run import row
 from probe.bench.timing import Timing, machine
-from probe.errors import ProbeError, exit_code
+from probe.errors import ProbeError, exit_code, stoppable
 from probe.results import writable, write
 from probe.schemes import parse_schemes
 
@@ -314,9 +313,9 @@ def _run(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 0, or 2 for bad input (one line on stderr). An interrupted run prints its rows."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a polite kill still writes the rows it has
     args = _parser().parse_args(argv)
-    return exit_code(lambda: _run(args))
+    with stoppable():  # a polite kill still writes the rows it has
+        return exit_code(lambda: _run(args))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -96,7 +97,7 @@ def _source(name: str) -> str:
         if not (folder / "config.json").exists():
             raise ProbeError(f"embedded model {name!r} is not trained yet: run python -m probe.models.train {name}")
         return str(folder)
-    if Path(name).is_dir():
+    if name.strip() and Path(name).is_dir():
         if not (Path(name) / "config.json").exists():
             raise ProbeError(f"model folder {name}: expected a config.json in it, found none")
         return name
@@ -106,7 +107,7 @@ def _source(name: str) -> str:
     return name
 
 
-def model_window(config: PretrainedConfig) -> int | None:
+def model_window(config: PretrainedConfig | SimpleNamespace) -> int | None:
     """The trained window that the config states, if it states one."""
     for field in _WINDOW_FIELDS:
         value = getattr(config, field, None)
@@ -144,6 +145,10 @@ def load_model(
         ProbeError: anything that keeps the model from loading, as one line that says what to do.
     """
     if name.startswith(PREFIX):
+        if window is not None:
+            raise ProbeError(
+                f"--window: the window of a construction is its M; say {name.partition('(')[0]}(M={window})"
+            )
         return _construction(name, dtype, length)
     source = _source(name)
     where = pick_device(device)
@@ -158,7 +163,7 @@ def load_model(
             f"unknown model {name!r}: not embedded ({known}), not a folder, not a reachable hub id ({_first_line(error)})"
         ) from None
     family = family_of(config)
-    trained = window or model_window(config)
+    trained = model_window(config) if window is None else window
     if trained is None:
         raise ProbeError(f"model {name!r}: its config states no trained window; give --window")
     if trained < 2:
