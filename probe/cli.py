@@ -58,14 +58,18 @@ def parse_numbers(text: str, what: str, everything: Sequence[int]) -> tuple[int,
     numbers: list[int] = []
     for part in (part.strip() for part in text.split(",")):
         match = re.fullmatch(r"(-?\d+)(?:-(\d+))?", part)
-        if part == "all":
+        if part == "all" and everything:
             numbers += everything
+        elif match and match[2] is not None and int(match[2]) < int(match[1]):
+            raise ProbeError(f"--{what}: expected a range that ends where it begins or later, got {part!r}")
         elif match and match[2] is not None and int(match[2]) - int(match[1]) < 1_000_000:
             numbers += range(int(match[1]), int(match[2]) + 1)
         elif match and match[2] is None:
             numbers.append(int(match[1]))
         else:
-            raise ProbeError(f"--{what}: expected numbers like 1,2 or 0-19 or all, got {text!r}")
+            raise ProbeError(
+                f"--{what}: expected numbers like 1,2 or 0-19{' or all' if everything else ''}, got {text!r}"
+            )
     return tuple(dict.fromkeys(numbers))
 
 
@@ -395,7 +399,7 @@ def _eval(args: argparse.Namespace) -> None:
     from probe.schemes import check_texts, parse_schemes
     from probe.tasks.evaluate import Evaluation, check_task
 
-    check_task(args.task, args.samples)
+    check_task(args.task, args.samples, args.tail)
     check_texts(args.scheme)
     writable(args.out)
     loaded = _load(args)

@@ -76,6 +76,7 @@ BAD = [
     (("--layer", "9"), "--layer: expected 1 to 3"),
     (("--layer", "x"), "--layer: expected numbers like 1,2 or 0-19 or all, got 'x'"),
     (("--dim", "48"), "--dim: expected 0 to 47, got 48"),
+    (("--dim", "5-2"), "--dim: expected a range that ends where it begins or later, got '5-2'"),
     (("--site", "head"), "known: resid, attn, mlp"),
     (("--length", "1"), "--length: expected at least 2, got 1"),
     (("--scheme", "magic"), "unknown scheme 'magic'; known: origin"),
@@ -217,6 +218,10 @@ def test_lists_as_json(cli: Cli) -> None:
     [
         (("eval", "--out", ""), "argument --out: expected a name, got ''"),
         (("eval", "--lengths", ""), "--lengths: expected numbers"),
+        (("eval", "--lengths", "all"), "--lengths: expected numbers like 1,2 or 0-19, got 'all'"),
+        (("eval", "--tail", "9999"), "--tail is for --task nll, got --task passkey; leave it out"),
+        (("audit", "--first", "600"), "--first: expected 1 to 510, so that chunks follow within 512 tokens, got 600"),
+        (("audit", "--chunk", "511"), "--chunk: expected 1 to "),
         (("eval", "--scheme", ""), "--scheme: expected at least one scheme, got none"),
         (("bench", "prefill", "--out", " "), "argument --out: expected a name, got ' '"),
         (("bench", "prefill", "--window", "0"), "--window: expected at least 2 tokens, got 0"),
