@@ -6,14 +6,13 @@ import argparse
 import json
 import os
 import re
-import signal
 import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from probe.errors import ProbeError, exit_code
+from probe.errors import ProbeError, exit_code, stoppable
 
 _RUN_EXAMPLES = """\
 examples:
@@ -39,6 +38,17 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
+class _Versions(argparse.Action):
+    """Prints the versions and ends; they are looked up only then."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from probe.recording.folder import environment
+
+        versions = environment()["versions"]
+        print(", ".join(f"{name} {versions[name]}" for name in ("weavescope", "torch", "transformers")))
+        parser.exit()
+
+
 def parse_numbers(text: str, what: str, everything: Sequence[int]) -> tuple[int, ...]:
     """Numbers from "1,2", "0-19", "all" or a mix; order kept, repeats dropped.
 
@@ -48,15 +58,25 @@ def parse_numbers(text: str, what: str, everything: Sequence[int]) -> tuple[int,
     numbers: list[int] = []
     for part in (part.strip() for part in text.split(",")):
         match = re.fullmatch(r"(-?\d+)(?:-(\d+))?", part)
-        if part == "all":
+        if part == "all" and everything:
             numbers += everything
+        elif match and match[2] is not None and int(match[2]) < int(match[1]):
+            raise ProbeError(f"--{what}: expected a range that ends where it begins or later, got {part!r}")
         elif match and match[2] is not None and int(match[2]) - int(match[1]) < 1_000_000:
             numbers += range(int(match[1]), int(match[2]) + 1)
         elif match and match[2] is None:
             numbers.append(int(match[1]))
         else:
-            raise ProbeError(f"--{what}: expected numbers like 1,2 or 0-19 or all, got {text!r}")
+            raise ProbeError(
+                f"--{what}: expected numbers like 1,2 or 0-19{' or all' if everything else ''}, got {text!r}"
+            )
     return tuple(dict.fromkeys(numbers))
+
+
+def _path(text: str) -> Path:
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"expected a name, got {text!r}")
+    return Path(text)
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -120,7 +140,7 @@ def _add_run(commands: Any) -> None:
         "CPU, 2 GiB on a GPU; memory and speed, not results",
     )  # fmt: skip
     how.add_argument("--seed", type=int, default=0)
-    how.add_argument("--out", type=Path, help="run folder to make (default: runs/TIME-MODEL)")
+    how.add_argument("--out", type=_path, help="run folder to make (default: runs/TIME-MODEL)")
     how.add_argument("--force", action="store_true", help="replace a run that is at --out already")
     how.add_argument("--json", action="store_true", help="print one JSON object and nothing else on stdout")
     how.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -140,7 +160,7 @@ def _add_eval(commands: Any) -> None:
     )
     evaluate.add_argument("--json", action="store_true", help="print one JSON object and nothing else on stdout")
     evaluate.add_argument(
-        "--out", type=Path, metavar="FILE", help="write the JSON object there too, as far as it is done"
+        "--out", type=_path, metavar="FILE", help="write the JSON object there too, as far as it is done"
     )
     evaluate.add_argument("--quiet", action="store_true", help="no progress bar")
     evaluate.set_defaults(command=_eval)
@@ -167,7 +187,7 @@ def _add_bench(commands: Any) -> None:
     )
     bench.add_argument("--seed", type=int, default=0)
     bench.add_argument("--json", action="store_true", help="print one JSON object and nothing else on stdout")
-    bench.add_argument("--out", type=Path, metavar="FILE", help="write the JSON object there too, length by length")
+    bench.add_argument("--out", type=_path, metavar="FILE", help="write the JSON object there too, length by length")
     bench.add_argument("--quiet", action="store_true", help="no progress lines")
     bench.set_defaults(command=_bench)
 
@@ -191,8 +211,10 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of the whole command."""
     parser = _Parser(
         prog="probe", description="Where does a language model break past its training window, and what do weave schemes do about it?",
-        epilog="Start with 'probe run': it needs no model, no GPU and no network.",
+        epilog="Start with 'probe run': it needs no model, no GPU and no network. Ctrl-C ends a command and keeps what is finished, a second "
+        "one ends it at once. The theorems are verified by 'python -m constructions verify'.",
     )  # fmt: skip
+    parser.add_argument("--version", action=_Versions, nargs=0, help="versions of weavescope, torch and transformers")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
     _add_run(commands)
     _add_eval(commands)
@@ -254,10 +276,25 @@ def _bar(quiet: bool) -> tuple[Any, Any]:
 def _load(args: argparse.Namespace) -> Any:
     from probe.models.load import load_model
 
-    return load_model(
+    loaded = load_model(
         args.model, device=args.device, dtype=args.dtype, window=args.window,
         trust_remote_code=args.trust_remote_code, allow_pickle=args.allow_pickle, length=getattr(args, "length", None),
     )  # fmt: skip
+    _warn_of_window(loaded)
+    return loaded
+
+
+def _warn_of_window(loaded: Any) -> None:
+    """A line where --window is above the window that the model's config states."""
+    from probe.models.load import model_window
+
+    stated = model_window(loaded.model.config)
+    if stated is not None and loaded.window > stated:
+        print(
+            f"probe: warning: --window {loaded.window} is above the {stated} of the model's config: positions from {stated} on "
+            "count as trained",
+            file=sys.stderr,
+        )
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -362,13 +399,15 @@ def _eval(args: argparse.Namespace) -> None:
     from probe.schemes import check_texts, parse_schemes
     from probe.tasks.evaluate import Evaluation, check_task
 
-    check_task(args.task, args.samples)
+    check_task(args.task, args.samples, args.tail)
     check_texts(args.scheme)
     writable(args.out)
     loaded = _load(args)
     window = loaded.window
     lengths = (
-        parse_numbers(args.lengths, "lengths", ()) if args.lengths else (window // 4, window // 2, window, 2 * window)
+        parse_numbers(args.lengths, "lengths", ())
+        if args.lengths is not None
+        else (window // 4, window // 2, window, 2 * window)
     )
     work = Evaluation(
         loaded, args.task, parse_schemes(args.scheme, window), lengths, args.samples, args.seed, args.tail
@@ -405,10 +444,11 @@ def _bench(args: argparse.Namespace) -> None:
     writable(args.out)
     bench = Bench.load(
         BenchSettings(
-            args.what, args.scheme, parse_numbers(args.lengths, "lengths", ()), args.model or DEFAULT, args.window, args.repeats,
+            args.what, args.scheme, parse_numbers(args.lengths, "lengths", ()), DEFAULT if args.model is None else args.model, args.window, args.repeats,
             args.threads, args.dtype, args.device, args.backend, args.seed, args.memory,
         )
     )  # fmt: skip
+    _warn_of_window(bench.loaded)
 
     def step(line: str) -> None:
         if not args.quiet:
@@ -424,7 +464,9 @@ def _audit(args: argparse.Namespace) -> None:
     loaded = _load(args)
     window = loaded.window
     first = args.first if args.first is not None else int(make_scheme("mesa", window).parameters["F"])
-    chunks = parse_numbers(args.chunk, "chunk", ()) if args.chunk else (window // 8, window // 4, window // 2)
+    chunks = (
+        parse_numbers(args.chunk, "chunk", ()) if args.chunk is not None else (window // 8, window // 4, window // 2)
+    )
     result = audit(
         loaded, chunks=chunks, first=first, length=args.length, input=args.input,
         samples=args.samples if args.input == "heldout" else 1, seed=args.seed,
@@ -488,11 +530,10 @@ def _schemes(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 0, or 2 for bad input (one line on stderr)."""
-    # A polite kill unwinds the stack, so that a half-written run folder is taken away.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     args = build_parser().parse_args(argv)
     try:
-        return exit_code(lambda: args.command(args), "interrupted; nothing was left half-written")
+        with stoppable():
+            return exit_code(lambda: args.command(args), "interrupted; nothing was left half-written")
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 
 class ProbeError(ValueError):
@@ -46,3 +50,31 @@ def exit_code(work: Callable[[], object], interrupted: str = "interrupted") -> i
         print(f"probe: {interrupted}", file=sys.stderr)
         return 130
     return 0
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Inside, the first SIGINT or SIGTERM unwinds the stack, so that what is finished is kept; a second ends the process at once.
+
+    Python's handlers wait for a long computation to return. The signal's number is written to a pipe without them, and
+    a thread that reads there does not wait.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)), signal.set_wakeup_fd(writer)
+    threading.Thread(target=_end_at_second, args=(reader,), daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before[1])
+        signal.signal(signal.SIGTERM, before[0])
+        os.close(writer)  # the thread reads the end of the pipe, and ends
+
+
+def _end_at_second(reader: int) -> None:
+    heard = 0
+    while number := os.read(reader, 1):
+        heard += number[0] in (signal.SIGINT, signal.SIGTERM)
+        if heard == 2:
+            os._exit(128 + number[0])
+    os.close(reader)

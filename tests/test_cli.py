@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
+import sys
+import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +77,7 @@ BAD = [
     (("--layer", "9"), "--layer: expected 1 to 3"),
     (("--layer", "x"), "--layer: expected numbers like 1,2 or 0-19 or all, got 'x'"),
     (("--dim", "48"), "--dim: expected 0 to 47, got 48"),
+    (("--dim", "5-2"), "--dim: expected a range that ends where it begins or later, got '5-2'"),
     (("--site", "head"), "known: resid, attn, mlp"),
     (("--length", "1"), "--length: expected at least 2, got 1"),
     (("--scheme", "magic"), "unknown scheme 'magic'; known: origin"),
@@ -84,6 +89,10 @@ BAD = [
     (("--dtype", "int8"), "unknown dtype 'int8'; known: auto, float32"),
     (("--device", "cuda:77"), "--device cuda:77: not usable here"),
     (("--window", "1"), "--window: expected at least 2"),
+    (("--window", "0"), "--window: expected at least 2 tokens, got 0"),
+    (("--out", ""), "argument --out: expected a name, got ''"),
+    (("--input", ""), "unknown input kind ''"),
+    (("--model", "construction:3.3(M=6)", "--window", "64"), "say construction:3.3(M=64)"),
     (("--input", "token:4096"), "outside the vocabulary 0 to 96"),
     (("--samples", "3"), "which is one sequence"),
     (("--burn-in", "64"), "burn-in: expected at most 62 for window 64, got 64"),
@@ -203,6 +212,82 @@ def test_lists_as_json(cli: Cli) -> None:
     assert schemes["window"] == 4096 and stair["parameters"] == {"N": 512, "E": 50}
     bottom = next(row for row in schemes["options"] if row["name"] == "bottom")
     assert bottom["parameters"] == {"L": 512, "N": 512, "E": 50} and "logn" in schemes["extras"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("eval", "--out", ""), "argument --out: expected a name, got ''"),
+        (("eval", "--lengths", ""), "--lengths: expected numbers"),
+        (("eval", "--lengths", "all"), "--lengths: expected numbers like 1,2 or 0-19, got 'all'"),
+        (("eval", "--tail", "9999"), "--tail is for --task nll, got --task passkey; leave it out"),
+        (("audit", "--first", "600"), "--first: expected 1 to 510, so that chunks follow within 512 tokens, got 600"),
+        (("audit", "--chunk", "511"), "--chunk: expected 1 to "),
+        (("eval", "--scheme", ""), "--scheme: expected at least one scheme, got none"),
+        (("bench", "prefill", "--out", " "), "argument --out: expected a name, got ' '"),
+        (("bench", "prefill", "--window", "0"), "--window: expected at least 2 tokens, got 0"),
+        (("bench", "prefill", "--model", ""), "unknown model ''"),
+        (("audit", "--chunk", ""), "--chunk: expected numbers"),
+    ],
+)
+def test_what_is_empty_or_zero_is_not_taken_for_what_is_not_given(
+    arguments: tuple[str, ...], says: str, capsys: pytest.CaptureFixture
+) -> None:
+    from probe.cli import main
+
+    try:
+        code = main(arguments)
+    except SystemExit as error:
+        code = error.code
+    printed = capsys.readouterr()
+    assert code == 2 and printed.out == "" and says in printed.err and printed.err.count("\n") == 1
+
+
+def test_a_window_above_the_models_own_is_warned_of(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    from probe.cli import main
+
+    call = ["run", "--model", str(tiny_folder), *BASE, "--json", "--quiet"]
+    assert main([*call, "--window", "80", "--out", str(tmp_path / "above")]) == 0
+    warned = capsys.readouterr().err
+    assert "probe: warning: --window 80 is above the 64 of the model's config" in warned and warned.count("\n") == 1
+    assert main([*call, "--window", "64", "--out", str(tmp_path / "same")]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_versions_and_where_the_theorems_are(capsys: pytest.CaptureFixture) -> None:
+    from importlib.metadata import version
+
+    from probe.cli import main
+
+    expected = [f"{name} {version(name)}" for name in ("weavescope", "torch", "transformers")]
+    for option, says in (("--version", expected), ("--help", ["python -m constructions verify"])):
+        with pytest.raises(SystemExit) as ended:
+            main([option])
+        assert ended.value.code == 0
+        printed = " ".join(capsys.readouterr().out.split())
+        assert all(text in printed for text in says)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_a_long_computation_at_once(number: signal.Signals) -> None:
+    endless = (
+        "hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)"  # minutes inside one call, as a large product of matrices
+    )
+    code = f"import hashlib; from probe.errors import *\nwith stoppable():\n print('ready', flush=True); exit_code(lambda: {endless})"
+    listening = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, preexec_fn=listening) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+        time.sleep(0.5)
+        process.send_signal(number)
+        with pytest.raises(subprocess.TimeoutExpired):  # it waits for the computation
+            process.wait(1)
+        process.send_signal(number)
+        try:
+            assert process.wait(30) == 128 + number
+        finally:
+            process.kill()
 
 
 def test_numbers() -> None:

@@ -99,9 +99,11 @@ def bench_model(spec: str, *, device: str, dtype: str, window: int | None, seed:
     if dtype != "auto" and dtype not in DTYPES:
         raise unknown("dtype", dtype, ["auto", *DTYPES])
     shape = parse_shape(spec)
+    if window is not None and window < 2:
+        raise ProbeError(f"--window: expected at least 2 tokens, got {window}")
     where = pick_device(device)
     model = random_llama(shape, where, pick_dtype(dtype, where, shape.config()), seed)
-    return LoadedModel(spec, spec, model, None, family_of(model.config), window or shape.window)
+    return LoadedModel(spec, spec, model, None, family_of(model.config), shape.window if window is None else window)
 
 
 def sharing_weights(model: PreTrainedModel) -> PreTrainedModel:

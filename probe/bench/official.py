@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -27,7 +26,7 @@ from probe.bench.report import show
 from probe.bench.rss import load_average
 from probe.bench.run import row
 from probe.bench.timing import Timing, machine
-from probe.errors import ProbeError, exit_code
+from probe.errors import ProbeError, exit_code, stoppable
 from probe.foreign import Process, check_checkout, commit, save_model, started, transformers_of
 from probe.results import writable, write
 from probe.schemes import parse_schemes
@@ -203,9 +202,9 @@ def _run(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 0, or 2 for bad input (one line on stderr). An interrupted run prints its rows."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a polite kill still writes the rows it has
     args = _parser().parse_args(argv)
-    return exit_code(lambda: _run(args))
+    with stoppable():  # a polite kill still writes the rows it has
+        return exit_code(lambda: _run(args))
 
 
 if __name__ == "__main__":

@@ -88,9 +88,14 @@ def audit(
     length = loaded.window if length is None else length
     if not 2 <= length <= loaded.window:
         raise ProbeError(f"--length: expected 2 to {loaded.window}, inside the window, got {length}")
+    if not 1 <= first < length - 1:
+        raise ProbeError(
+            f"--first: expected 1 to {length - 2}, so that chunks follow within {length} tokens, got {first}"
+        )
     for chunk in chunks:
-        if chunk < 1 or first < 1 or first + chunk >= length:
-            raise ProbeError(f"--chunk: expected F + C < {length} and both >= 1, got F = {first}, C = {chunk}")
+        if not 1 <= chunk < length - first:
+            most = f"{length - first - 1}, what {length} tokens leave a second chunk behind the first {first}"
+            raise ProbeError(f"--chunk: expected 1 to {most}, got {chunk}")
     ids = make_input(loaded, input, length, samples, seed)
     masses = [_Mass(Blocks(first, chunk)) for chunk in chunks]
     _observe(loaded, ids, masses)

@@ -274,12 +274,29 @@ def _named(bound: inspect.BoundArguments) -> dict[str, Any]:
     return arguments | rest
 
 
+def _check_no_weights_asked(arguments: dict[str, Any], config: PretrainedConfig) -> None:
+    """Refuse what would come back empty.
+
+    Raises:
+        ProbeError: attention weights are asked for.
+    """
+    asked = arguments.get("output_attentions")
+    if getattr(config, "output_attentions", False) if asked is None else asked:
+        raise ProbeError(
+            "output_attentions: fused attention has no weights to give; leave it out, and compute them by "
+            "probe.attention.dense.attention_weights from what apply_scheme(..., observe=) hands out"
+        )
+
+
 @contextmanager
 def fed(model: PreTrainedModel, feeding: Feeding) -> Iterator[None]:
     """Feed every fresh prompt as `feeding` says, inside the context; each `forward` is as before afterwards.
 
     The decoder's forward is replaced (so that its callers see one pass), and the causal LM's only to learn how many positions'
     logits are asked for, so that the hidden states of no others are kept.
+
+    Raises:
+        ProbeError: in a pass, attention weights are asked for.
     """
     base: PreTrainedModel = model.base_model
     whole, top = base.forward, model.forward
@@ -287,7 +304,9 @@ def fed(model: PreTrainedModel, feeding: Feeding) -> Iterator[None]:
 
     @wraps(whole)
     def forward(*args: Any, **kwargs: Any) -> Any:
-        return _feed(feeding, base, whole, _named(signature.bind(*args, **kwargs)))
+        arguments = _named(signature.bind(*args, **kwargs))
+        _check_no_weights_asked(arguments, base.config)
+        return _feed(feeding, base, whole, arguments)
 
     @wraps(top)
     def top_forward(*args: Any, **kwargs: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.
 ROPE_SCHEMES, OTHER_SCHEMES = "origin,dynamic-ntk,rerope", "origin,rerope,stair"
 """What a run shows by default, on models with and without RoPE frequencies."""
 _WINDOW_FIELDS = ("max_position_embeddings", "max_seq_len", "n_positions", "seq_length")
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def _source(name: str) -> str:
         if not (folder / "config.json").exists():
             raise ProbeError(f"embedded model {name!r} is not trained yet: run python -m probe.models.train {name}")
         return str(folder)
-    if Path(name).is_dir():
+    if name.strip() and Path(name).is_dir():
         if not (Path(name) / "config.json").exists():
             raise ProbeError(f"model folder {name}: expected a config.json in it, found none")
         return name
@@ -106,7 +108,7 @@ def _source(name: str) -> str:
     return name
 
 
-def model_window(config: PretrainedConfig) -> int | None:
+def model_window(config: PretrainedConfig | SimpleNamespace) -> int | None:
     """The trained window that the config states, if it states one."""
     for field in _WINDOW_FIELDS:
         value = getattr(config, field, None)
@@ -144,6 +146,10 @@ def load_model(
         ProbeError: anything that keeps the model from loading, as one line that says what to do.
     """
     if name.startswith(PREFIX):
+        if window is not None:
+            raise ProbeError(
+                f"--window: the window of a construction is its M; say {name.partition('(')[0]}(M={window})"
+            )
         return _construction(name, dtype, length)
     source = _source(name)
     where = pick_device(device)
@@ -153,12 +159,16 @@ def load_model(
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
     except Exception as error:
+        if Path(source).is_dir():
+            raise ProbeError(
+                f"model folder {source}: expected a config.json that transformers can read ({_first_line(error)}); correct it"
+            ) from None
         known = ", ".join(MODELS)
         raise ProbeError(
             f"unknown model {name!r}: not embedded ({known}), not a folder, not a reachable hub id ({_first_line(error)})"
         ) from None
     family = family_of(config)
-    trained = window or model_window(config)
+    trained = model_window(config) if window is None else window
     if trained is None:
         raise ProbeError(f"model {name!r}: its config states no trained window; give --window")
     if trained < 2:
@@ -172,8 +182,8 @@ def load_model(
     except ProbeError:
         raise
     except Exception as error:
-        hint = "" if allow_pickle else "; weights that are not safetensors need --allow-pickle"
-        raise ProbeError(f"model {name!r} does not load: {_first_line(error)}{hint}") from None
+        hint = _weights_hint(Path(source), allow_pickle)
+        raise ProbeError(f"model {name!r} does not load: {_first_line(error)}; {hint}") from None
     _check_weights(name, model, info)
     tokenizer = _tokenizer(source, trust_remote_code)
     rotates = any(isinstance(positions, Rope) for positions in family.layer_positions(model))
@@ -181,6 +191,15 @@ def load_model(
         name, source, model.to(where).eval(), tokenizer, family, trained,
         schemes=ROPE_SCHEMES if rotates else OTHER_SCHEMES,
     )  # fmt: skip
+
+
+def _weights_hint(folder: Path, allow_pickle: bool) -> str:
+    """What to do about weights that do not load."""
+    if any(folder.glob("*.safetensors")):
+        return "expected whole safetensors files; get the checkpoint again"
+    if not allow_pickle and (any(folder.glob("*.bin")) or not folder.is_dir()):
+        return "weights that are not safetensors need --allow-pickle"
+    return "expected the weights beside config.json, as model.safetensors; get the whole checkpoint"
 
 
 def _check_weights(name: str, model: PreTrainedModel, info: dict[str, Any]) -> None:
@@ -223,8 +242,18 @@ def _construction(name: str, dtype: str, length: int | None) -> LoadedModel:
 
 
 def _tokenizer(source: str, trust_remote_code: bool) -> PreTrainedTokenizerBase | None:
-    """The tokenizer, or None: token ids are input enough."""
+    """The tokenizer, or None where there is none: token ids are input enough.
+
+    Raises:
+        ProbeError: there is one in the folder, and it does not load.
+    """
     try:
         return AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
-    except Exception:
-        return None
+    except Exception as error:
+        files = [file for file in _TOKENIZER_FILES if (Path(source) / file).exists()]
+        if not files:
+            return None
+        raise ProbeError(
+            f"model folder {source}: its tokenizer does not load ({_first_line(error)}); correct {files[0]}, or take it away and give "
+            "token ids"
+        ) from None

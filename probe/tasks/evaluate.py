@@ -123,7 +123,7 @@ class Evaluation:
             ProbeError: an unknown task, no samples, no tokenizer, a scheme that does not fit the model, or a length that
                 the task does not fit.
         """
-        check_task(self.task, self.samples)
+        check_task(self.task, self.samples, self.tail)
         if self.tail is not None and not 1 <= self.tail < min(self.lengths):
             raise ProbeError(
                 f"--tail: expected 1 to {min(self.lengths) - 1}, less than the shortest length, got {self.tail}"
@@ -160,13 +160,15 @@ class Evaluation:
         }  # fmt: skip
 
 
-def check_task(task: str, samples: int) -> None:
+def check_task(task: str, samples: int, tail: int | None = None) -> None:
     """Refuse what needs no model to be seen.
 
     Raises:
-        ProbeError: an unknown task, or no samples.
+        ProbeError: an unknown task, no samples, or a tail for a task that has none.
     """
     if task not in TASKS:
         raise unknown("task", task, TASKS)
     if samples < 1:
         raise ProbeError(f"--samples: expected at least 1, got {samples}")
+    if tail is not None and task != "nll":
+        raise ProbeError(f"--tail is for --task nll, got --task {task}; leave it out")

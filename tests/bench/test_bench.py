@@ -168,9 +168,10 @@ def test_the_command_prints_one_object_and_writes_it(tmp_path: Path, capsys: pyt
     assert result["settings"]["schemes"] == "stair(N=8,E=4)" and result["seed"] == 0
 
 
-def test_an_interrupt_keeps_the_finished_rows() -> None:
+def test_an_interrupt_keeps_the_finished_rows(tmp_path: Path) -> None:
+    out = tmp_path / "bench.json"
     command = [sys.executable, "-m", "probe", "bench", "prefill", "--model", TINY, "--scheme", "origin"]
-    command += ["--lengths", "16,30000", "--threads", "1", "--repeats", "1", "--json"]
+    command += ["--lengths", "16,30000", "--threads", "1", "--repeats", "1", "--json", "--out", str(out)]
     # A suite started in the background ignores SIGINT, and its children would too.
     listening = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(
@@ -179,6 +180,9 @@ def test_an_interrupt_keeps_the_finished_rows() -> None:
         assert process.stderr is not None
         while "30000" not in process.stderr.readline():
             assert process.poll() is None
+        while not out.exists():  # a kill that cannot be caught would leave this
+            assert process.poll() is None
+        assert [row["length"] for row in json.loads(out.read_text())["rows"]] == [16, 16]
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=120)
     assert process.returncode == 130 and "not all rows" in err

@@ -51,7 +51,13 @@ def test_a_uniform_attention_loses_what_the_control_says(tiny_folder: Path) -> N
 
 @pytest.mark.parametrize(
     ("chunks", "first", "length", "message"),
-    [([20], 3, 65, "expected 2 to 64"), ([62], 3, 64, "expected F . C < 64"), ([0], 3, 64, "both >= 1")],
+    [
+        ([20], 3, 65, "expected 2 to 64"),
+        ([62], 3, 64, "--chunk: expected 1 to 60"),
+        ([0], 3, 64, "--chunk: expected 1 to 60"),
+        ([5], 63, 64, "--first: expected 1 to 62"),
+        ([5], 0, 64, "--first: expected 1 to 62"),
+    ],
 )
 def test_what_does_not_fit_is_refused(
     tiny_folder: Path, chunks: list[int], first: int, length: int, message: str

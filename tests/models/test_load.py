@@ -72,3 +72,29 @@ def test_tied_weights_old_buffers_and_heads_of_other_tasks_do_not_matter(tmp_pat
     tied = load_model(str(checkpoint(tmp_path / "tied", "gemma"))).model
     assert "lm_head.weight" not in load_file(tmp_path / "tied" / "model.safetensors")
     assert torch.equal(tied.get_output_embeddings().weight, tied.get_input_embeddings().weight)
+
+
+def test_a_broken_config_is_not_called_an_unknown_model(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path)
+    (folder / "config.json").write_text('{"model_type": "llama",')
+    line = said(folder)
+    assert "expected a config.json that transformers can read (" in line and "hub" not in line
+
+
+def test_a_broken_tokenizer_is_not_called_none(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path)
+    assert load_model(str(folder)).tokenizer is None
+    (folder / "tokenizer.json").write_text('{"version":')
+    assert "its tokenizer does not load (" in (line := said(folder)) and "correct tokenizer.json" in line
+
+
+def test_damaged_or_absent_weights_are_not_a_matter_of_pickle(tmp_path: Path) -> None:
+    file = checkpoint(tmp_path) / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    assert "expected whole safetensors files; get the checkpoint again" in said(tmp_path)
+    file.unlink()
+    for options in ({}, {"allow_pickle": True}):
+        line = said(tmp_path, **options)
+        assert "expected the weights beside config.json" in line and "pickle" not in line
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    assert "need --allow-pickle" in said(tmp_path)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import transformers
-from tiny_models import relative, token_ids
+from tiny_models import TINY, WINDOW, relative, token_ids
 from torch import nn
 
 from probe.errors import ProbeError
@@ -205,3 +205,14 @@ def test_a_sliding_window_is_refused_past_its_end(tiny_llama: Callable[..., nn.M
         model(token_ids(1, 50))
         with pytest.raises(ProbeError, match="sliding attention window is 50"):
             model(token_ids(1, 51))
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt_neox", "mpt", "bloom", "falcon"])
+def test_weights_that_fused_attention_does_not_have_are_refused(name: str) -> None:
+    model, ids = TINY[name](), torch.arange(3, 13)[None]
+    with apply_scheme(model, make_scheme("origin", WINDOW)):
+        with pytest.raises(ProbeError, match="output_attentions: fused attention has no weights"):
+            model(ids, output_attentions=True)
+        with pytest.raises(ProbeError, match="observe="):
+            model.generate(ids, max_new_tokens=2, output_attentions=True, return_dict_in_generate=True)
+        model(ids, output_attentions=False, output_hidden_states=True)
