@@ -41,7 +41,7 @@ def test_the_blocks_of_a_page_run(page: Path, tmp_path: Path, monkeypatch: pytes
         assert names["logits"].shape[1] == 1 and names["text"].shape[1] == names["ids"].shape[1] + 8
         length = names["ids"].shape[1]
         assert length > 512 and names["seen"].values("resid", 2).shape == (1, length, 2)
-        assert [row["scheme"] for row in names["scores"]["rows"]] == ["origin", "rerope+logn"] * 2
+        assert [row["scheme"] for row in names["scores"].rows] == ["origin", "rerope+logn"] * 2
         assert names["found"] is not None
         mine: Scheme = names["Scheme"]("root", window=512, weave=names["Root"](128))
         with pytest.raises(ProbeError, match="weave root: expected one with a row in SPLITS, got Root; backend dense"):
