@@ -125,7 +125,8 @@ def _add_run(commands: Any) -> None:
     )
     judge = run.add_argument_group("how it is judged")
     judge.add_argument(
-        "--detector", default="range", help="range (seen inside the window) or paper (value at M; default: range)"
+        "--detector",
+        help="range (seen inside the window) or paper (value at M); default: range, paper for constructions",
     )
     judge.add_argument("--burn-in", type=int, help="first position of the in-window reference (default: M/8)")
     judge.add_argument("--run-length", type=int, help="positions that a crossing must last (default: max(8, M/16))")
@@ -309,7 +310,7 @@ def _run(args: argparse.Namespace) -> None:
         layers=_numbers(args.layer, "layer", range(1, loaded.layers + 1), loaded.layers_shown),
         dims=_numbers(args.dim, "dim", range(loaded.model.config.hidden_size), loaded.dims_shown),
         sites=sites, schemes=loaded.schemes if args.scheme is None else args.scheme,
-        input=loaded.input if args.input is None else args.input, length=args.length, samples=args.samples, detector=args.detector,
+        input=loaded.input if args.input is None else args.input, length=args.length, samples=args.samples, detector=args.detector or loaded.detector,
         detection=Settings(args.burn_in, args.run_length, args.margin), backend=args.backend, chunk_batch=args.chunk_batch, seed=args.seed,
     )  # fmt: skip
     out = args.out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{Path(args.model).name}"

@@ -153,9 +153,9 @@ def run_pass(
 
 
 def check_choices(
-    detector: str, backend: str, chunk_batch: int | str, sites: Sequence[str], schemes: str | None
+    detector: str | None, backend: str, chunk_batch: int | str, sites: Sequence[str], schemes: str | None
 ) -> None:
-    """Refuse what needs no model to be seen; as `RunSettings` has it, with None for schemes that are not chosen yet.
+    """Refuse what needs no model to be seen; as `RunSettings` has it, with None for what is not chosen yet.
 
     Raises:
         ProbeError: an unknown name, no site, a chunk batch that is no number, or schemes whose text is wrong.
@@ -166,7 +166,7 @@ def check_choices(
         ("backend", backend, BACKENDS),
         *(("site", site, SITES) for site in sites),
     ):
-        if name not in known:
+        if name is not None and name not in known:
             raise unknown(what, name, known)
     if schemes is not None:
         check_texts(schemes)

@@ -48,6 +48,8 @@ class LoadedModel:
     layers_shown: tuple[int, ...] = (1, 2)
     dims_shown: tuple[int, ...] = (0, 1)
     input: str = "word:hello"
+    detector: str = "range"
+    """What judges it unless another is asked for; a construction has the threshold of its theorem, a value at M."""
 
     @property
     def device(self) -> torch.device:
@@ -238,6 +240,7 @@ def _construction(name: str, dtype: str, length: int | None) -> LoadedModel:
     return LoadedModel(
         name, name, model, None, family_of(model.config), meta.M,
         schemes=schemes, layers_shown=(meta.layer + 1,), dims_shown=(meta.dim,), input=f"token:{meta.ordinary[0]}",
+        detector="paper",
     )  # fmt: skip
 
 
