@@ -25,6 +25,8 @@ from unittest import mock
 
 import torch
 from torch import Tensor
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
@@ -221,9 +223,12 @@ def _viewed(x: Tensor, index: Any) -> tuple[Tensor, list[Tensor | None]]:
 
 
 def _tensor_on(make: Callable[..., Tensor], data: Any, *, device: Any = None, **options: Any) -> Tensor:
-    """`torch.tensor`, the values made on the CPU and copied."""
-    made = make(data, **options)
-    return made if device is None or torch.device(device).type == "cpu" else made.to(device)
+    """`torch.tensor`, the values made on the CPU and copied; without a device, to that of `with torch.device(...)`."""
+    if device is None:
+        contexts = (mode for mode in _get_current_function_mode_stack() if isinstance(mode, DeviceContext))
+        device = next((context.device for context in contexts), "cpu")
+    made = make(data, device="cpu", **options)
+    return made if torch.device(device).type == "cpu" else made.to(device)
 
 
 def _to(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -258,7 +263,6 @@ def pretend_cuda(*, meta: bool = False) -> Iterator[Counts]:
     torch._C._ensureCUDADeviceGuardSet()
     counts = Counts()
     with ExitStack() as stack:
-        # `torch.tensor` under `with torch.device(...)` makes its values on the CPU, and the copy is seen here.
         stack.callback(torch._C._set_only_lift_cpu_tensors, torch._C._only_lift_cpu_tensors())
         torch._C._set_only_lift_cpu_tensors(True)
         stack.enter_context(mock.patch.object(Tensor, "to", _to))
