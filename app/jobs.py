@@ -63,7 +63,7 @@ class Request:
             raise ProbeError(f"expected at most {MAX_VALUES:,} recorded numbers, got {values:,}; take fewer dims")
         return RunSettings(
             layers=layers, dims=dims, sites=self.sites, schemes=self.schemes,
-            input=self.input, length=length, samples=self.samples,
+            input=self.input, length=length, samples=self.samples, detector=loaded.detector,
         )  # fmt: skip
 
 

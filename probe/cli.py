@@ -79,6 +79,12 @@ def _path(text: str) -> Path:
     return Path(text)
 
 
+def _seed(text: str) -> int:
+    if not (text.isdecimal() and int(text) < 1 << 63):
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 2**63 - 1, got {text!r}")
+    return int(text)
+
+
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model")
     group.add_argument(
@@ -140,7 +146,7 @@ def _add_run(commands: Any) -> None:
         help="middle chunks of a chunked prompt (mesa, star) in one call, or auto: as many as 64 MiB of activations hold on "
         "CPU, 2 GiB on a GPU; memory and speed, not results",
     )  # fmt: skip
-    how.add_argument("--seed", type=int, default=0)
+    how.add_argument("--seed", type=_seed, default=0)
     how.add_argument("--out", type=_path, help="run folder to make (default: runs/TIME-MODEL)")
     how.add_argument("--force", action="store_true", help="replace a run that is at --out already")
     how.add_argument("--json", action="store_true", help="print one JSON object and nothing else on stdout")
@@ -155,7 +161,7 @@ def _add_eval(commands: Any) -> None:
     evaluate.add_argument("--scheme", default="origin", help=f"{_SCHEME_HELP} (default: origin)")
     evaluate.add_argument("--lengths", default=None, help="tokens, e.g. 128,512 (default: M/4, M/2, M, 2M)")
     evaluate.add_argument("--samples", type=int, default=50, help="samples per length (default: 50)")
-    evaluate.add_argument("--seed", type=int, default=1)
+    evaluate.add_argument("--seed", type=_seed, default=1)
     evaluate.add_argument(
         "--tail", type=int, help="--task nll: mean over the last so many positions (default: a quarter)"
     )
@@ -186,7 +192,7 @@ def _add_bench(commands: Any) -> None:
     bench.add_argument(
         "--memory", action="store_true", help="peak memory of timed rows too (on CPU a process for each)"
     )
-    bench.add_argument("--seed", type=int, default=0)
+    bench.add_argument("--seed", type=_seed, default=0)
     bench.add_argument("--json", action="store_true", help="print one JSON object and nothing else on stdout")
     bench.add_argument("--out", type=_path, metavar="FILE", help="write the JSON object there too, length by length")
     bench.add_argument("--quiet", action="store_true", help="no progress lines")
@@ -203,7 +209,7 @@ def _add_audit(commands: Any) -> None:
     audit.add_argument("--length", type=int, help="tokens, at most the window (default: the window)")
     audit.add_argument("--input", default="heldout", help="as in probe run (default: heldout)")
     audit.add_argument("--samples", type=int, default=16, help="sequences, for --input heldout (default: 16)")
-    audit.add_argument("--seed", type=int, default=0)
+    audit.add_argument("--seed", type=_seed, default=0)
     audit.add_argument("--json", action="store_true", help="print one JSON object and nothing else on stdout")
     audit.set_defaults(command=_audit)
 

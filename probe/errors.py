@@ -57,8 +57,11 @@ def stoppable() -> Iterator[None]:
     """Inside, the first SIGINT or SIGTERM unwinds the stack, so that what is finished is kept; a second ends the process at once.
 
     Python's handlers wait for a long computation to return. The signal's number is written to a pipe without them, and
-    a thread that reads there does not wait.
+    a thread that reads there does not wait. Off the main thread, where Python sets no handlers, signals are left as they are.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)), signal.set_wakeup_fd(writer)

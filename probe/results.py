@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -51,16 +52,26 @@ def carry_out(
         if work.rows:
             if not complete:
                 print("probe: not all rows were measured; these were", file=sys.stderr)
-            result = work.result(complete)
-            show(result)
-            write(result, out)
+            deliver(work.result(complete), out, show)
+
+
+def deliver(result: dict[str, Any], out: Path | None, show: Callable[[dict[str, Any]], None]) -> None:
+    """Show a result and write it; neither is left out because the other failed (a closed pipe, a full disk).
+
+    Raises:
+        ProbeError: the file cannot be written.
+    """
+    try:
+        show(result)
+    finally:
+        write(result, out)
 
 
 def writable(path: Path | None) -> None:
     """Check a file to be written before an hour is spent on what goes in.
 
     Raises:
-        ProbeError: it is a folder, or lies in none.
+        ProbeError: it is a folder, or lies in none, or in one where nothing can be written.
     """
     if path is None:
         return
@@ -68,6 +79,20 @@ def writable(path: Path | None) -> None:
         raise ProbeError(f"--out {path}: expected the name of a file")
     if not path.absolute().parent.is_dir():
         raise ProbeError(f"--out {path}: there is no folder {path.absolute().parent}")
+    try:
+        _part(path).touch()
+        _part(path).unlink()
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
+def _part(path: Path) -> Path:
+    """Where a file is written before it takes its place."""
+    return path.with_name(f".{path.name}.part")
+
+
+def _unwritable(path: Path, error: OSError) -> ProbeError:
+    return ProbeError(f"--out {path}: cannot write there ({error.strerror})")
 
 
 def write(result: dict[str, Any], path: Path | None) -> None:
@@ -78,13 +103,15 @@ def write(result: dict[str, Any], path: Path | None) -> None:
     """
     if path is None:
         return
-    part = path.with_name(f".{path.name}.part")
+    part = _part(path)
     try:
         part.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
-        raise ProbeError(f"--out {path}: cannot write there ({error.strerror})") from None
+        raise _unwritable(path, error) from None
+    finally:
+        with suppress(OSError):  # it took its place, or was never there
+            part.unlink()
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -103,6 +130,20 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(result, dict):
         raise ProbeError(f"{path}: expected a JSON object")
     return result
+
+
+def print_tables(files: Sequence[Path], markdown: Callable[[dict[str, Any]], str]) -> None:
+    """Print every result file as Markdown.
+
+    Raises:
+        ProbeError: a file that is no such result, by its name.
+    """
+    for path in files:
+        result = read(path)
+        try:
+            print(markdown(result) + "\n")
+        except ProbeError as error:
+            raise ProbeError(f"{path}: {error}") from None
 
 
 def pipe_table(titles: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[bool]) -> str:

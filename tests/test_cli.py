@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -16,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from probe.cli import format_table, parse_numbers
+from probe.cli import format_table, main, parse_numbers
 from probe.errors import ProbeError, exit_code
 from probe.recording.folder import Run
 
@@ -104,6 +105,7 @@ BAD = [
     (("--margin", "nan"), "--margin: expected at least 0"),
     (("--length", "100000000000"), "expected less than the memory holds"),
     (("--length", "ten"), "invalid int value"),
+    (("--seed", "-1"), "--seed: expected a number from 0 to 2**63 - 1, got '-1'"),
     (("--frobnicate",), "unrecognized arguments"),
 ]
 
@@ -117,8 +119,6 @@ def test_bad_input_is_one_line_and_exit_code_2(
     capsys: pytest.CaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from probe.cli import main
-
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     out = tmp_path / "runs" / "r"
     try:
@@ -288,6 +288,14 @@ def test_a_second_signal_ends_a_long_computation_at_once(number: signal.Signals)
             assert process.wait(30) == 128 + number
         finally:
             process.kill()
+
+
+def test_a_command_can_be_called_outside_the_main_thread(capsys: pytest.CaptureFixture) -> None:
+    before, codes = signal.getsignal(signal.SIGTERM), list[int]()
+    thread = threading.Thread(target=lambda: codes.append(main(["schemes"])))
+    thread.start()
+    thread.join()
+    assert codes == [0] and "mesa" in capsys.readouterr().out and signal.getsignal(signal.SIGTERM) is before
 
 
 def test_numbers() -> None:

@@ -28,7 +28,7 @@ from probe.bench.run import row
 from probe.bench.timing import Timing, machine
 from probe.errors import ProbeError, exit_code, stoppable
 from probe.foreign import Process, check_checkout, commit, save_model, started, transformers_of
-from probe.results import writable, write
+from probe.results import deliver, writable
 from probe.schemes import parse_schemes
 
 DRIVER = Path(__file__).with_name("official_driver.py")
@@ -196,8 +196,7 @@ def _run(args: argparse.Namespace) -> None:
     finally:
         if rows:
             result = _result(args, busy, version, rows) | {"complete": complete}
-            show(result, args.json)
-            write(result, args.out)
+            deliver(result, args.out, lambda made: show(made, args.json))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from probe.errors import ProbeError, exit_code
-from probe.results import pipe_table, read
+from probe.results import pipe_table, print_tables
 
 _TITLES = {
     "what": "measured", "length": "tokens", "scheme": "scheme", "seconds": "time", "prefill_seconds": "first token",
@@ -120,12 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m probe.bench.tables", description=__doc__)
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE.json")
     args = parser.parse_args(argv)
-
-    def work() -> None:
-        for path in args.files:
-            print(markdown(read(path)) + "\n")
-
-    return exit_code(work)
+    return exit_code(lambda: print_tables(args.files, markdown))
 
 
 if __name__ == "__main__":

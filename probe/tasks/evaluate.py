@@ -87,6 +87,10 @@ def _draw_windows(loaded: LoadedModel, length: int, samples: int, seed: int) -> 
 def _nll_scores(loaded: LoadedModel, scheme: Scheme, ids: Tensor, tail: int | None) -> dict[str, float]:
     nll = heldout_nll(loaded, scheme, ids)
     per_sample = nll[:, -(tail or max(1, ids.shape[1] // 4)) :].double().mean(-1)
+    if not bool(per_sample.isfinite().all()):
+        raise ProbeError(
+            f"the likelihood under {scheme.spec} is NaN or infinite; try --dtype float32, and check the weights"
+        )
     error = float(per_sample.std() / len(ids) ** 0.5) if len(ids) > 1 else 0.0
     return {"nll": float(per_sample.mean()), "standard_error": error}
 

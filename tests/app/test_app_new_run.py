@@ -7,6 +7,7 @@ import pytest
 
 from app import jobs
 from probe.errors import ProbeError
+from probe.models.load import load_model
 from probe.recording.folder import list_runs
 
 
@@ -153,3 +154,9 @@ def test_two_runs_in_one_second_have_two_folders(tiny_folder, runs):
         assert job.ended.wait(60)
         assert job.error is None
     assert len(list_runs(runs)) == 2
+
+
+def test_a_construction_is_judged_by_its_theorems_threshold(tiny_folder):
+    for model, detector in (("construction:3.3(M=6,N=2)", "paper"), (str(tiny_folder), "range")):
+        settings = jobs.Request(model, dims="0", input="token:5").settings(load_model(model))
+        assert settings.detector == detector

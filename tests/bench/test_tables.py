@@ -57,7 +57,7 @@ def test_what_is_no_result_is_refused(
     (tmp_path / "x.json").write_text(text)
     assert tables.main([str(tmp_path / "x.json")]) == 2
     err = capsys.readouterr().err
-    assert message in err and err.count("\n") == 1
+    assert message in err and str(tmp_path / "x.json") in err and err.count("\n") == 1
     assert figure.main([str(tmp_path / "x.json"), str(tmp_path)]) == 2
 
 

@@ -107,3 +107,20 @@ def test_a_length_that_the_task_cannot_have_is_refused_before_any_is_run(
     assert printed.out == "" and "a pass key needs at least" in printed.err and printed.err.count("\n") == 1
     assert cli(["eval", "--out", str(tmp_path), "--quiet"]) == 2
     assert "expected the name of a file" in capsys.readouterr().err
+
+
+def test_a_likelihood_that_is_not_finite_is_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from probe.tasks import evaluate
+
+    out = tmp_path / "eval.json"
+    monkeypatch.setattr(
+        evaluate,
+        "heldout_nll",
+        lambda _loaded, scheme, ids: torch.full(ids.shape, 1.0 if scheme.spec == "origin" else torch.nan),
+    )
+    command = ["eval", "--task", "nll", "--lengths", "32", "--scheme", "origin,rerope", "--samples", "2", "--quiet"]
+    assert cli([*command, "--out", str(out)]) == 2
+    assert "error: the likelihood under rerope is NaN or infinite" in capsys.readouterr().err
+    assert [row["scheme"] for row in json.loads(out.read_text())["rows"]] == ["origin"]
