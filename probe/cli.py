@@ -316,7 +316,7 @@ def _run(args: argparse.Namespace) -> None:
         layers=_numbers(args.layer, "layer", range(1, loaded.layers + 1), loaded.layers_shown),
         dims=_numbers(args.dim, "dim", range(loaded.model.config.hidden_size), loaded.dims_shown),
         sites=sites, schemes=loaded.schemes if args.scheme is None else args.scheme,
-        input=loaded.input if args.input is None else args.input, length=args.length, samples=args.samples, detector=args.detector or loaded.detector,
+        input=loaded.input if args.input is None else args.input, length=args.length, samples=args.samples, detector=args.detector,
         detection=Settings(args.burn_in, args.run_length, args.margin), backend=args.backend, chunk_batch=args.chunk_batch, seed=args.seed,
     )  # fmt: skip
     out = args.out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{Path(args.model).name}"
@@ -409,13 +409,10 @@ def _eval(args: argparse.Namespace) -> None:
     check_task(args.task, args.samples, args.tail)
     check_texts(args.scheme)
     writable(args.out)
+    lengths = None if args.lengths is None else parse_numbers(args.lengths, "lengths", ())
     loaded = _load(args)
     window = loaded.window
-    lengths = (
-        parse_numbers(args.lengths, "lengths", ())
-        if args.lengths is not None
-        else (window // 4, window // 2, window, 2 * window)
-    )
+    lengths = lengths or (window // 4, window // 2, window, 2 * window)
     work = Evaluation(
         loaded, args.task, parse_schemes(args.scheme, window), lengths, args.samples, args.seed, args.tail
     )
@@ -468,12 +465,11 @@ def _audit(args: argparse.Namespace) -> None:
     from probe.mesa.audit import audit
     from probe.schemes import make_scheme
 
+    chunks = None if args.chunk is None else parse_numbers(args.chunk, "chunk", ())
     loaded = _load(args)
     window = loaded.window
     first = args.first if args.first is not None else int(make_scheme("mesa", window).parameters["F"])
-    chunks = (
-        parse_numbers(args.chunk, "chunk", ()) if args.chunk is not None else (window // 8, window // 4, window // 2)
-    )
+    chunks = chunks or (window // 8, window // 4, window // 2)
     result = audit(
         loaded, chunks=chunks, first=first, length=args.length, input=args.input,
         samples=args.samples if args.input == "heldout" else 1, seed=args.seed,

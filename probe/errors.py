@@ -21,7 +21,7 @@ def unknown(what: str, got: object, known: Iterable[object]) -> ProbeError:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether the memory of any device is what was lacking; torch's allocator of the CPU raises a bare RuntimeError."""
-    texts = ("out of memory", "allocate memory", "not enough memory")
+    texts = ("out of memory", "allocate memory", "not enough memory", "alloc_failed")
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # torch's, without its import
     return named or (isinstance(error, RuntimeError) and any(text in str(error).lower() for text in texts))
 

@@ -45,7 +45,16 @@ class Process:
             )
         except OSError as error:
             raise ProbeError(f"--python {python}: cannot be run ({error.strerror})") from None
-        self.hello = self._line()
+        try:
+            self.hello = self._line()
+        except BaseException:
+            self.end()
+            raise
+
+    def end(self) -> None:
+        """Kill it, whatever it is doing."""
+        self.process.kill()
+        self.process.wait()
 
     def _line(self) -> dict[str, Any]:
         assert self.process.stdout is not None
@@ -81,8 +90,7 @@ def started(
         try:
             yield process
         finally:
-            process.process.kill()
-            process.process.wait()
+            process.end()
 
 
 def save_model(shape: Shape, folder: Path, ids: int, seed: int, sharpen: float = 1.0) -> list[int]:

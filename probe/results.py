@@ -87,7 +87,8 @@ def writable(path: Path | None) -> None:
 
 
 def _part(path: Path) -> Path:
-    """Where a file is written before it takes its place."""
+    """Where a file is written before it takes its place: the one that a link leads to, not the link's."""
+    path = path.resolve()
     return path.with_name(f".{path.name}.part")
 
 
@@ -106,7 +107,7 @@ def write(result: dict[str, Any], path: Path | None) -> None:
     part = _part(path)
     try:
         part.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        part.replace(path)
+        part.replace(path.resolve())
     except OSError as error:
         raise _unwritable(path, error) from None
     finally:

@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ Progress = Callable[[float, str], None]
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What a run records and how it judges. Layers are 1-based, dims 0-based."""
+    """What a run records and how it judges. Layers are 1-based, dims 0-based; without a detector it is the model's."""
 
     layers: tuple[int, ...] = (1, 2)
     dims: tuple[int, ...] = (0, 1)
@@ -45,7 +45,7 @@ class RunSettings:
     input: str = "word:hello"
     length: int | None = None
     samples: int = 1
-    detector: str = "range"
+    detector: str | None = None
     detection: Settings = field(default_factory=Settings)
     backend: str = "pieces"
     chunk_batch: int | str = "auto"
@@ -199,6 +199,7 @@ def run_probe(
     Raises:
         ProbeError: bad settings, an unusable place, NaN in the hidden states. Nothing is left at `out` then.
     """
+    settings = replace(settings, detector=settings.detector or loaded.detector)
     _validate(loaded, settings)
     asked = parse_schemes(settings.schemes, loaded.window)
     ids = make_input(loaded, settings.input, settings.length, settings.samples, settings.seed)

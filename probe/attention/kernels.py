@@ -104,17 +104,14 @@ def _cuda_efficient(
     A key head that several query heads share becomes a batch entry of its own, of which each of them has a view: no key is copied.
     """
     batch, heads, queries, _ = query.shape
-    dtype, lead = query.dtype, (batch, key.shape[1], heads // key.shape[1])
-    if added is not None and added.ndim > 2:
-        # In a half type a bias is rounded by more than it differs between the nearest keys.
-        query, key, value = query.float(), key.float(), value.float()
+    lead = (batch, key.shape[1], heads // key.shape[1])
     bias = None if added is None else _spread(added.to(query.dtype), *lead, queries)
     query = query.unflatten(1, lead[1:]).flatten(0, 1)
     key, value = (x.flatten(0, 1)[:, None].expand(-1, lead[2], -1, -1) for x in (key, value))
     out, lse, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(
         query, key, value, bias, True, 0.0, causal, scale=scaling
     )
-    return out.reshape(batch, heads, queries, -1).to(dtype), lse[..., :queries].reshape(batch, heads, queries)
+    return out.reshape(batch, heads, queries, -1), lse[..., :queries].reshape(batch, heads, queries)
 
 
 def _spread(
@@ -188,6 +185,25 @@ def _attend(
         added = None if mask is None else mask.added(query)
         return _kernel(query, mask is not None)(query, key, value, scaling, added, causal)
     kernel, row = _kernel(query, True), bias[None, :, None]
+    if kernel is _cuda_efficient:
+        # It takes what is added in the queries' type; a half type rounds a bias by more than it differs between the nearest keys.
+        wide = query.float(), key.float(), value.float()
+        out, lse = _biased(kernel, *wide, scaling, mask, row, causal)
+        return out.to(query.dtype), lse
+    return _biased(kernel, query, key, value, scaling, mask, row, causal)
+
+
+def _biased(
+    kernel: Callable[..., Partial],
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scaling: float,
+    mask: Mask | None,
+    row: Float[Tensor, "1 heads 1 keys"],
+    causal: bool,
+) -> Partial:
+    """Calls of a kernel with a bias per head and key."""
     if mask is None:
         return kernel(query, key, value, scaling, row, causal)
     # Only here is the mask a matrix per head: few queries at a time.
@@ -199,13 +215,11 @@ def _attend(
     return torch.cat([out for out, _ in parts], 2), torch.cat([lse for _, lse in parts], 2)
 
 
-def merge(a: Partial, b: Partial) -> Partial:
-    """Attention over the union of two disjoint key sets; exact. A side that saw nothing has log-sum-exp -inf."""
-    return merge_(((a[0].clone()), a[1].clone()), b)
-
-
 def merge_(a: Partial, b: Partial) -> Partial:
-    """`merge` into the memory of a, which may be views."""
+    """Attention over the union of two disjoint key sets, in the memory of a, which may be views; exact.
+
+    A side that saw nothing has log-sum-exp -inf.
+    """
     (out_a, lse_a), (out_b, lse_b) = a, b
     # Weights in the log-sum-exp's precision (float32 for half types), from the larger side: never an overflow.
     share = torch.sigmoid(lse_b - lse_a).nan_to_num_(0.0)[..., None]

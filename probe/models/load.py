@@ -51,6 +51,19 @@ class LoadedModel:
     detector: str = "range"
     """What judges it unless another is asked for; a construction has the threshold of its theorem, a value at M."""
 
+    without_tokenizer: str = "has no tokenizer"
+    """Why there is no tokenizer, where there is none."""
+
+    def tokenizer_for(self, what: str, instead: str = "") -> PreTrainedTokenizerBase:
+        """The tokenizer, which `what` needs; `instead` says what would do without.
+
+        Raises:
+            ProbeError: there is none; the message says why.
+        """
+        if self.tokenizer is None:
+            raise ProbeError(f"{what}: model {self.name} {self.without_tokenizer}{instead and '; '}{instead}")
+        return self.tokenizer
+
     @property
     def device(self) -> torch.device:
         """Where the embeddings, and so the input ids, live."""
@@ -187,11 +200,11 @@ def load_model(
         hint = _weights_hint(Path(source), allow_pickle)
         raise ProbeError(f"model {name!r} does not load: {_first_line(error)}; {hint}") from None
     _check_weights(name, model, info)
-    tokenizer = _tokenizer(source, trust_remote_code)
+    tokenizer, without = _tokenizer(source, trust_remote_code)
     rotates = any(isinstance(positions, Rope) for positions in family.layer_positions(model))
     return LoadedModel(
         name, source, model.to(where).eval(), tokenizer, family, trained,
-        schemes=ROPE_SCHEMES if rotates else OTHER_SCHEMES,
+        schemes=ROPE_SCHEMES if rotates else OTHER_SCHEMES, without_tokenizer=without,
     )  # fmt: skip
 
 
@@ -209,7 +222,9 @@ def _check_weights(name: str, model: PreTrainedModel, info: dict[str, Any]) -> N
 
     The loading info already leaves out tied weights and what the model's class declares to be of no use.
     """
-    # A head of another task (score.weight) is no part of a language model; a layer too many is.
+    # A head of another task (score.weight) is no part of a language model, and more tensors of a module that is there (scales of a
+    # quantised cache) leave its weights what they are; a layer too many is a part that is not there.
+    modules = {name for top in (model, model.base_model) for name, _ in top.named_modules()}
     own = {
         model.base_model_prefix,
         *(child for child, _ in (*model.named_children(), *model.base_model.named_children())),
@@ -218,7 +233,9 @@ def _check_weights(name: str, model: PreTrainedModel, info: dict[str, Any]) -> N
     wrong = {
         "missing": info["missing_keys"],
         "of another shape": shapes,
-        "not the model's": [key for key in info["unexpected_keys"] if key.split(".")[0] in own],
+        "not the model's": [
+            key for key in info["unexpected_keys"] if key.split(".")[0] in own and _module(key) not in modules
+        ],
     }
     said = [f"{len(keys)} {what} ({_few(keys)})" for what, keys in wrong.items() if keys]
     if said:
@@ -226,6 +243,11 @@ def _check_weights(name: str, model: PreTrainedModel, info: dict[str, Any]) -> N
             f"model {name!r}: its weights are not those that its config.json describes: {'; '.join(said)}; "
             "correct config.json, or get the whole checkpoint"
         )
+
+
+def _module(key: str) -> str:
+    """The path of the module whose tensor it is."""
+    return key.rpartition(".")[0]
 
 
 def _few(keys: Iterable[str], shown: int = 3) -> str:
@@ -244,19 +266,11 @@ def _construction(name: str, dtype: str, length: int | None) -> LoadedModel:
     )  # fmt: skip
 
 
-def _tokenizer(source: str, trust_remote_code: bool) -> PreTrainedTokenizerBase | None:
-    """The tokenizer, or None where there is none: token ids are input enough.
-
-    Raises:
-        ProbeError: there is one in the folder, and it does not load.
-    """
+def _tokenizer(source: str, trust_remote_code: bool) -> tuple[PreTrainedTokenizerBase | None, str]:
+    """The tokenizer; or None, where token ids are input enough, and why there is none."""
     try:
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code), ""
     except Exception as error:
-        files = [file for file in _TOKENIZER_FILES if (Path(source) / file).exists()]
-        if not files:
-            return None
-        raise ProbeError(
-            f"model folder {source}: its tokenizer does not load ({_first_line(error)}); correct {files[0]}, or take it away and give "
-            "token ids"
-        ) from None
+        if any((Path(source) / file).exists() for file in _TOKENIZER_FILES):
+            return None, f"has a tokenizer that does not load ({_first_line(error)})"
+        return None, "has no tokenizer"

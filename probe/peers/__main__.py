@@ -22,9 +22,9 @@ import torch
 from probe.bench.model import Shape
 from probe.errors import ProbeError, exit_code
 from probe.foreign import check_checkout, commit, started, transformers_of
-from probe.peers.cases import PEERS, cases
+from probe.peers.cases import PEERS, Peer, cases
 from probe.peers.compare import SAME, SHARPEN, rows
-from probe.results import pipe_table, writable, write
+from probe.results import deliver, pipe_table, writable
 
 DRIVER = Path(__file__).with_name("driver.py")
 LAYERS, WIDTH, HEADS, VOCAB = 3, 64, 4, 96
@@ -48,8 +48,6 @@ def table(made: Sequence[dict[str, Any]]) -> str:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from probe.recording.folder import environment
-
     peer = PEERS[args.peer]
     compared = cases(args.peer, args.window, args.length)
     writable(args.out)
@@ -58,20 +56,38 @@ def _run(args: argparse.Namespace) -> None:
     check_checkout(args.checkout, peer.file, peer.repository)
     release = transformers_of(args.python, peer.releases)
     torch.set_num_threads(args.threads)
-    shape = Shape(layers=LAYERS, width=WIDTH, heads=HEADS, vocab=VOCAB, window=args.window or peer.window)
+    shape = Shape(
+        layers=LAYERS, width=WIDTH, heads=HEADS, vocab=VOCAB, window=peer.window if args.window is None else args.window
+    )
     settings = {"peer": args.peer, "checkout": str(args.checkout.resolve()), "threads": args.threads}
+    made: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder, started(args.python, DRIVER, settings) as process:
-        made = list(rows(peer, shape, compared, process, Path(folder), args.seed))
-        hello = process.hello
-    result = {
+        try:
+            for row in rows(peer, shape, compared, process, Path(folder), args.seed):
+                made.append(row)  # one by one: an interrupt must not take the finished ones along
+        finally:
+            if made:
+                said = process.hello | {"transformers": release}
+                deliver(_result(args, peer, shape, said, made), args.out, lambda result: _show(result, args.json))
+
+
+def _show(result: dict[str, Any], as_json: bool) -> None:
+    print(json.dumps(result, allow_nan=False) if as_json else table(result["rows"]))
+
+
+def _result(
+    args: argparse.Namespace, peer: Peer, shape: Shape, theirs: dict[str, Any], made: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """The rows, with what they were made with."""
+    from probe.recording.folder import environment
+
+    return {
         "bench": "peers", "peer": args.peer, "repository": peer.repository, "licence": peer.licence, "file": str(peer.file),
         "commit": commit(args.checkout), "sha256": hashlib.sha256((args.checkout / peer.file).read_bytes()).hexdigest(),
-        "theirs": hello | {"transformers": release}, "layers": LAYERS, "width": WIDTH, "heads": HEADS, "vocab": VOCAB,
+        "theirs": theirs, "layers": LAYERS, "width": WIDTH, "heads": HEADS, "vocab": VOCAB,
         "window": shape.window, "sharpen": SHARPEN, "same": SAME, "dtype": "float32", "seed": args.seed,
         "environment": environment(), "rows": made,
     }  # fmt: skip
-    print(json.dumps(result, allow_nan=False) if args.json else table(made))
-    write(result, args.out)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -81,8 +97,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--peer", required=True, choices=list(PEERS), help="whose code")
     parser.add_argument("--checkout", type=Path, required=True, metavar="DIR", help="checkout of their repository")
     parser.add_argument("--python", required=True, metavar="FILE", help="interpreter with the transformers it needs")
-    parser.add_argument("--window", type=int, default=0, metavar="M", help="trained window (default: 64)")
-    parser.add_argument("--length", type=int, default=0, metavar="T", help="tokens (default: five windows)")
+    parser.add_argument("--window", type=int, metavar="M", help="trained window (default: 64)")
+    parser.add_argument("--length", type=int, metavar="T", help="tokens (default: five windows)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each side (default: 1)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and tokens (default: 0)")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else on stdout")

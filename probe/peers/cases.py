@@ -241,20 +241,21 @@ PEERS: dict[str, Peer] = {
 }  # fmt: skip
 
 
-def cases(name: str, window: int, length: int) -> list[Case]:
-    """The comparisons of a peer; 0 for a default.
+def cases(name: str, window: int | None = None, length: int | None = None) -> list[Case]:
+    """The comparisons of a peer; None for a default.
 
     Raises:
         ProbeError: sizes too small to show anything, or a peer whose sizes are fixed.
     """
     peer = PEERS[name]
     if not peer.length:
-        if window or length:
+        if window is not None or length is not None:
             raise ProbeError(
                 f"--peer {name}: its cases have a window and lengths of their own; leave --window and --length out"
             )
         return peer.cases(peer.window, 0)
-    M, T = window or peer.window, length or (window * 5 or peer.length)
+    M = peer.window if window is None else window
+    T = length if length is not None else peer.length if window is None else 5 * M
     if M < 32 or M % 16:
         raise ProbeError(f"--window: expected a multiple of 16 from 32 on, got {M}")
     if T < 3 * M:

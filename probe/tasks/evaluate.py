@@ -34,14 +34,13 @@ def draw_passkeys(loaded: LoadedModel, length: int, samples: int, seed: int) -> 
     Raises:
         ProbeError: no tokenizer, or a length too short for the task.
     """
-    if loaded.tokenizer is None:
-        raise ProbeError(f"task passkey: model {loaded.name} has no tokenizer")
-    least = minimum_length(loaded.tokenizer)
+    tokenizer = loaded.tokenizer_for("task passkey")
+    least = minimum_length(tokenizer)
     if length < least:
         raise ProbeError(f"--lengths: a pass key needs at least {least} tokens of this tokenizer, got {length}")
     rng = np.random.default_rng((seed, length))
     depths = (np.arange(samples) + rng.random(samples)) / samples
-    return [passkey_sample(loaded.tokenizer, length, float(depth), rng) for depth in depths]
+    return [passkey_sample(tokenizer, length, float(depth), rng) for depth in depths]
 
 
 @torch.no_grad()

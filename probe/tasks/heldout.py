@@ -14,13 +14,12 @@ from probe.models.load import LoadedModel
 
 def heldout_tokens(loaded: LoadedModel) -> Int[Tensor, " tokens"]:
     """The held-out split of the standard library as one stream of ids."""
-    if loaded.tokenizer is None:
-        raise ProbeError(f"held-out text: model {loaded.name} has no tokenizer")
+    tokenizer = loaded.tokenizer_for("held-out text")
     ids: list[int] = []
     for _, text in documents("heldout"):
-        ids += loaded.tokenizer.encode(text, add_special_tokens=False)
-        if loaded.tokenizer.eos_token_id is not None:
-            ids.append(loaded.tokenizer.eos_token_id)
+        ids += tokenizer.encode(text, add_special_tokens=False)
+        if tokenizer.eos_token_id is not None:
+            ids.append(tokenizer.eos_token_id)
     return torch.tensor(ids)
 
 

@@ -18,9 +18,7 @@ KINDS = ("word:TEXT", "token:ID", "ids:FILE", "text:FILE", "heldout")
 
 
 def _tokenizer(loaded: LoadedModel, spec: str) -> PreTrainedTokenizerBase:
-    if loaded.tokenizer is None:
-        raise ProbeError(f"--input {spec}: model {loaded.name} has no tokenizer; use token:ID or ids:FILE")
-    return loaded.tokenizer
+    return loaded.tokenizer_for(f"--input {spec}", "use token:ID or ids:FILE")
 
 
 def _bos(loaded: LoadedModel) -> list[int]:

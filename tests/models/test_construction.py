@@ -22,7 +22,7 @@ def probe(name: str, tmp_path: Path, length: int, schemes: str | None = None) ->
     loaded = load_model(name, length=length)
     settings = RunSettings(
         layers=loaded.layers_shown, dims=loaded.dims_shown, schemes=schemes or loaded.schemes, input=loaded.input,
-        length=length, detector=loaded.detector, detection=Settings(run=1),
+        length=length, detection=Settings(run=1),
     )  # fmt: skip
     return run_probe(loaded, settings, tmp_path / "run")
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from probe.errors import ProbeError
 from probe.models.load import load_model
+from probe.tasks.inputs import make_input
 
 Weights = dict[str, Tensor]
 
@@ -85,7 +86,24 @@ def test_a_broken_tokenizer_is_not_called_none(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path)
     assert load_model(str(folder)).tokenizer is None
     (folder / "tokenizer.json").write_text('{"version":')
-    assert "its tokenizer does not load (" in (line := said(folder)) and "correct tokenizer.json" in line
+    loaded = load_model(str(folder))  # token ids are input enough
+    with pytest.raises(
+        ProbeError, match=r"--input word:a: model .* has a tokenizer that does not load \(.*\); use token:ID"
+    ):
+        make_input(loaded, "word:a", 9, 1, 0)
+    assert make_input(loaded, "token:3", 9, 1, 0).shape == (1, 9)
+
+
+def test_more_tensors_of_a_module_are_let_be_and_a_layer_too_many_is_not(tmp_path: Path) -> None:
+    file = checkpoint(tmp_path) / "model.safetensors"
+    weights = load_file(file)
+    before = load_model(str(tmp_path)).model.state_dict()
+    extra = {"model.layers.0.self_attn.k_scale": torch.ones(1)}
+    save_file(weights | extra, file, {"format": "pt"})
+    after = load_model(str(tmp_path)).model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    save_file(weights | {"model.layers.9.self_attn.q_proj.weight": torch.ones(1)}, file, {"format": "pt"})
+    assert "1 not the model's (model.layers.9.self_attn.q_proj.weight)" in said(tmp_path)
 
 
 def test_damaged_or_absent_weights_are_not_a_matter_of_pickle(tmp_path: Path) -> None:
