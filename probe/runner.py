@@ -199,7 +199,8 @@ def run_probe(
     Raises:
         ProbeError: bad settings, an unusable place, NaN in the hidden states. Nothing is left at `out` then.
     """
-    settings = replace(settings, detector=settings.detector or loaded.detector)
+    judge = settings.detector or loaded.detector
+    settings = replace(settings, detector=judge)
     _validate(loaded, settings)
     asked = parse_schemes(settings.schemes, loaded.window)
     ids = make_input(loaded, settings.input, settings.length, settings.samples, settings.seed)
@@ -216,7 +217,7 @@ def run_probe(
             name: threshold_rows(trace, nll, settings.dims, shown, loaded.window, name, settings.detection)
             for name in DETECTORS
         }
-        info = _info(loaded, settings, schemes, shown, ids, passes) | {"rows": tables[settings.detector]}
+        info = _info(loaded, settings, schemes, shown, ids, passes) | {"rows": tables[judge]}
         _write(part, info, passes, tables)
         _draw(part)
     return Run(out.expanduser().absolute())

@@ -207,7 +207,7 @@ def _biased(
     if mask is None:
         return kernel(query, key, value, scaling, row, causal)
     # Only here is the mask a matrix per head: few queries at a time.
-    rows = max(1, _BIASED_MASK // bias.numel())
+    rows = max(1, _BIASED_MASK // row.numel())
     parts = [
         kernel(query[:, :, mine], key, value, scaling, row + mask.added(row)[mine], causal)
         for mine in (slice(at, at + rows) for at in range(0, query.shape[2], rows))
