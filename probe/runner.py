@@ -26,7 +26,7 @@ from probe.recording.folder import FORMAT, Run, environment, new_run_folder, wri
 from probe.recording.hooks import Recording, check_sites, record
 from probe.schemes import Scheme, check_texts, make_scheme, parse_schemes
 from probe.tasks.inputs import make_input
-from probe.tasks.nll import nll_per_position
+from probe.tasks.nll import nll_per_position, not_finite
 from probe.thresholds.detectors import DETECTORS, Settings, check_burn_in
 from probe.thresholds.rows import REFERENCE, threshold_rows
 
@@ -146,9 +146,7 @@ def run_pass(
             share = array / np.float32(len(ids))
             values[key] = values[key] + share if key in values else share
     if loaded.family.head and not np.isfinite(nll[1:]).all():
-        raise ProbeError(
-            f"the likelihood under {scheme.spec} is NaN or infinite; try --dtype float32, and check the weights"
-        )
+        raise not_finite(scheme.spec)
     return Pass(values, nll, time.perf_counter() - began)
 
 

@@ -8,6 +8,7 @@ from app import words
 from app.options import Options
 from probe.errors import ProbeError
 from probe.figures.mesa import draw, share
+from probe.results import pipe_table
 from probe.schemes import make_scheme
 from probe.schemes.mesa import DEFAULT_STEP, split_of, step
 from probe.schemes.scheme import Extent
@@ -76,7 +77,7 @@ def _show(window: int, length: int, parameters: dict[str, int]) -> None:
         "E, keys a step": str(keys_a_step),
         "Farthest distance": f"{scheme.weave_at(length)(length - 1, 0)} < M",
     }
-    st.markdown("\n".join(f"| {' | '.join(row)} |" for row in (shown, ["---:"] * len(shown), shown.values())))
+    st.markdown(pipe_table(list(shown), [list(shown.values())], [True] * len(shown)))
     published = DEFAULT_STEP(window)
     if not parameters["E"] and keys_a_step > published:
         st.caption(f"E grew from {published} to {keys_a_step}, so that the last chunk stays inside the trained window.")

@@ -37,7 +37,7 @@ from probe.bench.roofline import bandwidth, decode_bytes, matrix_rate, prefill_o
 from probe.bench.rss import PeakMemory
 from probe.bench.timing import machine, synchronize
 from probe.bench.work import decode, prefill
-from probe.errors import ProbeError, exit_code
+from probe.errors import ProbeError, exit_code, stoppable
 from probe.models.load import pick_device
 from probe.models.seam import apply_scheme
 from probe.schemes import Scheme, parse_schemes
@@ -464,9 +464,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 0, or 2 for bad input (one line on stderr)."""
     began = time.monotonic()
     args = _parser().parse_args(argv)
-    return exit_code(lambda: run(args, began))
+    with stoppable():  # a polite kill still writes the whole result
+        return exit_code(lambda: run(args, began))
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a polite kill still writes the whole result
     raise SystemExit(main())

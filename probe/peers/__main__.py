@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from probe.bench.model import Shape
-from probe.errors import ProbeError, exit_code
+from probe.errors import ProbeError, exit_code, stoppable
 from probe.foreign import check_checkout, commit, started, transformers_of
 from probe.peers.cases import PEERS, Peer, cases
 from probe.peers.compare import SAME, SHARPEN, rows
@@ -109,7 +109,8 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 0, or 2 for bad input (one line on stderr)."""
     args = _parser().parse_args(argv)
-    return exit_code(lambda: _run(args))
+    with stoppable():
+        return exit_code(lambda: _run(args))
 
 
 if __name__ == "__main__":

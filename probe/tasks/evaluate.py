@@ -17,7 +17,7 @@ from probe.models.seam import apply_scheme, check_scheme
 from probe.recording.folder import environment
 from probe.schemes import Scheme
 from probe.tasks.heldout import heldout_batch
-from probe.tasks.nll import nll_per_position
+from probe.tasks.nll import nll_per_position, not_finite
 from probe.tasks.passkey import PasskeySample, minimum_length, passkey_sample
 
 BATCH_TOKENS = 8192
@@ -87,9 +87,7 @@ def _nll_scores(loaded: LoadedModel, scheme: Scheme, ids: Tensor, tail: int | No
     nll = heldout_nll(loaded, scheme, ids)
     per_sample = nll[:, -(tail or max(1, ids.shape[1] // 4)) :].double().mean(-1)
     if not bool(per_sample.isfinite().all()):
-        raise ProbeError(
-            f"the likelihood under {scheme.spec} is NaN or infinite; try --dtype float32, and check the weights"
-        )
+        raise not_finite(scheme.spec)
     error = float(per_sample.std() / len(ids) ** 0.5) if len(ids) > 1 else 0.0
     return {"nll": float(per_sample.mean()), "standard_error": error}
 
@@ -136,7 +134,7 @@ class Evaluation:
             for length in self.lengths:
                 scheme.weave_at(length)
                 scheme.visibility_at(length)
-        for length in (min(self.lengths), max(self.lengths)):
+        for length in {min(self.lengths), max(self.lengths)}:
             TASKS[self.task][0](self.loaded, length, 1, self.seed)
 
     @property

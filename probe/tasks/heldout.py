@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from probe.errors import ProbeError
 from probe.models.corpus import documents
@@ -14,7 +17,12 @@ from probe.models.load import LoadedModel
 
 def heldout_tokens(loaded: LoadedModel) -> Int[Tensor, " tokens"]:
     """The held-out split of the standard library as one stream of ids."""
-    tokenizer = loaded.tokenizer_for("held-out text")
+    return _encoded(loaded.tokenizer_for("held-out text"))
+
+
+@lru_cache(maxsize=1)
+def _encoded(tokenizer: PreTrainedTokenizerBase) -> Int[Tensor, " tokens"]:
+    """Kept for the next length: encoding takes a second."""
     ids: list[int] = []
     for _, text in documents("heldout"):
         ids += tokenizer.encode(text, add_special_tokens=False)
