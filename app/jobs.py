@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from probe.cli import parse_numbers
 from probe.errors import ProbeError
 from probe.models.load import LoadedModel, load_model
 from probe.recording.folder import Run
-from probe.runner import RunSettings, run_probe
 from probe.schemes import parse_schemes
+from probe.studies.run import RunSettings, run_probe
+from probe.text import parse_numbers
 
 MAX_LENGTH = 16_384
 """Tokens of a run started from the page; the command line takes more."""

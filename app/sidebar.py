@@ -12,10 +12,10 @@ from app.options import Options
 from app.runs import open_run, run_names
 from probe.errors import ProbeError
 from probe.models.embedded import MODELS
-from probe.models.families import SITES
 from probe.models.load import OTHER_SCHEMES, ROPE_SCHEMES
 from probe.recording.folder import Run
 from probe.schemes.presets import PRESETS
+from probe.seam.families import SITES
 
 INPUTS = {"a repeated word": "word", "a repeated token": "token", "held-out text": "heldout"}
 """Inputs that the page offers: none of them names a file."""
@@ -106,7 +106,7 @@ def _new_run(options: Options, *, expanded: bool) -> None:
     with st.expander("New run", icon=":material/play_circle:", expanded=expanded):
         if not models:
             st.info(
-                "No model to run yet. Train the embedded one with `python -m probe.models.train rope`, or launch with "
+                "No model to run yet. Train the embedded one with `python -m probe.training.train rope`, or launch with "
                 "your own: `streamlit run app/main.py -- --model FOLDER`."
             )
             return

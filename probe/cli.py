@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from probe.errors import ProbeError, exit_code, stoppable
+from probe.text import format_table, parse_numbers
 
 _RUN_EXAMPLES = """\
 examples:
@@ -42,35 +42,11 @@ class _Versions(argparse.Action):
     """Prints the versions and ends; they are looked up only then."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from probe.recording.folder import environment
+        from probe.provenance import environment
 
         versions = environment()["versions"]
         print(", ".join(f"{name} {versions[name]}" for name in ("weavescope", "torch", "transformers")))
         parser.exit()
-
-
-def parse_numbers(text: str, what: str, everything: Sequence[int]) -> tuple[int, ...]:
-    """Numbers from "1,2", "0-19", "all" or a mix; order kept, repeats dropped.
-
-    Raises:
-        ProbeError: anything else.
-    """
-    numbers: list[int] = []
-    for part in (part.strip() for part in text.split(",")):
-        match = re.fullmatch(r"(-?\d+)(?:-(\d+))?", part)
-        if part == "all" and everything:
-            numbers += everything
-        elif match and match[2] is not None and int(match[2]) < int(match[1]):
-            raise ProbeError(f"--{what}: expected a range that ends where it begins or later, got {part!r}")
-        elif match and match[2] is not None and int(match[2]) - int(match[1]) < 1_000_000:
-            numbers += range(int(match[1]), int(match[2]) + 1)
-        elif match and match[2] is None:
-            numbers.append(int(match[1]))
-        else:
-            raise ProbeError(
-                f"--{what}: expected numbers like 1,2 or 0-19{' or all' if everything else ''}, got {text!r}"
-            )
-    return tuple(dict.fromkeys(numbers))
 
 
 def _path(text: str) -> Path:
@@ -239,27 +215,6 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def format_table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
-    """Rows as aligned text; None is '-', numbers are right-aligned."""
-    cells = [[_cell(row[name]) for name in columns] for row in rows]
-    widths = [max(len(name), *(len(line[at]) for line in cells)) for at, name in enumerate(columns)]
-    number = [all(not isinstance(row[name], str) for row in rows) for name in columns]
-    lines = [list(columns), ["-" * width for width in widths], *cells]
-    return "\n".join(
-        "  ".join(
-            text.rjust(width) if right else text.ljust(width)
-            for text, width, right in zip(line, widths, number, strict=True)
-        ).rstrip()
-        for line in lines
-    )
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 def _bar(quiet: bool) -> tuple[Any, Any]:
     """A progress callback on stderr and the function that ends it."""
     from tqdm import tqdm
@@ -305,7 +260,7 @@ def _warn_of_window(loaded: Any) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from probe.runner import RunSettings, check_choices, run_probe
+    from probe.studies.run import RunSettings, check_choices, run_probe
     from probe.thresholds.detectors import Settings
 
     _check_detection(args)
@@ -440,9 +395,9 @@ def _print_eval(result: dict[str, Any], as_json: bool) -> None:
 
 
 def _bench(args: argparse.Namespace) -> None:
-    from probe.bench.model import DEFAULT
     from probe.bench.report import show
     from probe.bench.run import Bench, BenchSettings
+    from probe.models.random import DEFAULT
     from probe.results import carry_out, writable
 
     writable(args.out)
@@ -462,8 +417,8 @@ def _bench(args: argparse.Namespace) -> None:
 
 
 def _audit(args: argparse.Namespace) -> None:
-    from probe.mesa.audit import audit
     from probe.schemes import make_scheme
+    from probe.tasks.audit import audit
 
     chunks = None if args.chunk is None else parse_numbers(args.chunk, "chunk", ())
     loaded = _load(args)
@@ -486,7 +441,7 @@ def _audit(args: argparse.Namespace) -> None:
 
 def _models(args: argparse.Namespace) -> None:
     from probe.models.embedded import MODELS
-    from probe.models.families import FAMILIES
+    from probe.seam.families import FAMILIES
 
     rows = [
         {"name": row.name, "positions": row.positions, "window": row.window,

@@ -18,8 +18,8 @@ from typing import IO, Any
 import torch
 from transformers.utils import logging as hf_logging
 
-from probe.bench.model import ROPE_BASE, Shape, random_llama
 from probe.errors import ProbeError
+from probe.models.random import ROPE_BASE, Shape, random_llama
 
 _ROOT = Path(__file__).parents[1]
 

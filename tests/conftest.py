@@ -17,8 +17,8 @@ from jaxtyping import install_import_hook
 install_import_hook(
     [
         "probe.attention",
-        "probe.models.own_attention",
-        "probe.models.positions",
+        "probe.seam.own_attention",
+        "probe.seam.positions",
         "probe.schemes",
         "probe.thresholds",
         "probe.tasks",

@@ -17,9 +17,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from probe.cli import format_table, main, parse_numbers
+from probe.cli import main
 from probe.errors import ProbeError, exit_code
 from probe.recording.folder import Run
+from probe.text import format_table, parse_numbers
 
 Cli = Callable[..., subprocess.CompletedProcess]
 BASE = ("--input", "token:5", "--length", "200", "--scheme", "origin,rerope")

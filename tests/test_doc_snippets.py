@@ -9,10 +9,10 @@ import pytest
 
 from probe.errors import ProbeError
 from probe.models.load import load_model
-from probe.runner import RunSettings, run_probe
 from probe.schemes import Scheme
 from probe.schemes.pieces import compile_pieces
 from probe.schemes.visibility import Visibility
+from probe.studies.run import RunSettings, run_probe
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)

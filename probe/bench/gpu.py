@@ -32,16 +32,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
 from probe.bench.memory import STOCK
-from probe.bench.model import Shape, random_llama, sharing_weights
 from probe.bench.roofline import bandwidth, decode_bytes, matrix_rate, prefill_operations
 from probe.bench.rss import PeakMemory
 from probe.bench.timing import machine, synchronize
 from probe.bench.work import decode, prefill
 from probe.errors import ProbeError, exit_code, stoppable
 from probe.models.load import pick_device
-from probe.models.seam import apply_scheme
+from probe.models.random import Shape, random_llama, sharing_weights
 from probe.schemes import Scheme, parse_schemes
 from probe.schemes.parse import split_specs
+from probe.seam.apply import apply_scheme
 
 SCHEMES = (
     STOCK, "mesa", "origin", "rerope", "stair", "self-extend", "leaky-rerope", "dynamic-ntk", "streaming-llm", "lm-infinite",
@@ -371,7 +371,7 @@ def with_ratios(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def environment() -> dict[str, Any]:
     """As a run folder has it; the versions alone on a machine without its file formats."""
     try:
-        from probe.recording.folder import environment as whole
+        from probe.provenance import environment as whole
     except ModuleNotFoundError as error:
         names = ("torch", "transformers", "numpy")
         return {

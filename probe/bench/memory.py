@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 
-from probe.bench.model import bench_model, random_ids
 from probe.bench.rss import PeakMemory
 from probe.bench.work import WORKS, decode, prefill
 from probe.errors import ProbeError
 from probe.models.load import LoadedModel
-from probe.models.seam import apply_scheme
+from probe.models.random import bench_model, random_ids
 from probe.schemes import parse_schemes
+from probe.seam.apply import apply_scheme
 
 STOCK = "stock"
 """The model as transformers runs it: its own SDPA, no scheme, no seam."""

@@ -21,13 +21,13 @@ from typing import Any
 import torch
 
 from probe.bench.memory import REPEATS, RETURNED, STOCK
-from probe.bench.model import Shape, parse_shape
 from probe.bench.report import show
 from probe.bench.rss import load_average
 from probe.bench.run import row
 from probe.bench.timing import Timing, machine
 from probe.errors import ProbeError, exit_code, stoppable
 from probe.foreign import Process, check_checkout, commit, save_model, started, transformers_of
+from probe.models.random import Shape, parse_shape
 from probe.results import deliver, writable
 from probe.schemes import parse_schemes
 
@@ -56,7 +56,7 @@ def check(args: argparse.Namespace, shape: Shape) -> tuple[int, ...]:
     Raises:
         ProbeError: no checkout of the official repository, or a number outside its domain.
     """
-    from probe.cli import parse_numbers
+    from probe.text import parse_numbers
 
     writable(args.out)
     check_checkout(args.checkout, METHOD, "github.com/soacker/Mesa-Extrapolation")
@@ -148,7 +148,7 @@ def _peak(start: tuple[str, dict[str, Any]], name: str, length: int) -> dict[str
 
 
 def _result(args: argparse.Namespace, busy: dict[str, Any], version: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    from probe.recording.folder import environment
+    from probe.provenance import environment
 
     return {
         "bench": "official", "model": args.model, "window": parse_shape(args.model).window,

@@ -44,9 +44,9 @@ def official_models(settings: dict[str, Any], stack: ExitStack) -> dict[str, Any
 
 def our_models(settings: dict[str, Any], stack: ExitStack) -> dict[str, Any]:
     """The stock model, and one on the same weights under a scheme of ours."""
-    from probe.bench.model import bench_model, sharing_weights
-    from probe.models.seam import apply_scheme
+    from probe.models.random import bench_model, sharing_weights
     from probe.schemes import parse_schemes
+    from probe.seam.apply import apply_scheme
 
     loaded = bench_model(settings["folder"], device="cpu", dtype="float32", window=None, seed=0)
     scheme = parse_schemes(settings["scheme"], loaded.window)[0]

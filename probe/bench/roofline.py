@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import torch
 
-from probe.bench.model import Shape
 from probe.bench.timing import synchronize
+from probe.models.random import Shape
 from probe.schemes.scheme import Scheme
 
 

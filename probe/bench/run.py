@@ -13,14 +13,14 @@ from transformers import PreTrainedModel
 
 from probe.attention.dense import MAX_LENGTH
 from probe.bench.memory import REPEATS, STOCK, cuda_peak, fresh_process, generation
-from probe.bench.model import DEFAULT, bench_model, sharing_weights
 from probe.bench.rss import load_average
 from probe.bench.timing import Timing, interleaved, machine
 from probe.bench.work import WORKS
 from probe.errors import ProbeError, out_of_memory, unknown
 from probe.models.load import LoadedModel
-from probe.models.seam import BACKENDS, apply_scheme
+from probe.models.random import DEFAULT, bench_model, sharing_weights
 from probe.schemes import parse_schemes
+from probe.seam.apply import BACKENDS, apply_scheme
 
 WHAT = (*WORKS, "memory")
 """The benchmarks."""
@@ -180,7 +180,7 @@ class Bench:
 
     def result(self, complete: bool) -> dict[str, Any]:
         """Everything as one JSON object."""
-        from probe.recording.folder import environment
+        from probe.provenance import environment
 
         return {
             "bench": self.settings.what,

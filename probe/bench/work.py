@@ -11,10 +11,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from probe.bench.model import random_ids
 from probe.bench.timing import Work, synchronize
 from probe.errors import ProbeError
 from probe.models.load import LoadedModel
+from probe.models.random import random_ids
 
 STEPS = 16
 """Decoding steps in a repeat; its seconds are their median."""

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from probe.errors import ProbeError, exit_code
-from probe.mesa.split import Split
 from probe.schemes import make_scheme
 from probe.schemes.mesa import split_of
 from probe.schemes.scheme import Extent
+from probe.schemes.split import Split
 
 SIDE, LEFT, TOP, RIGHT, BOTTOM = 420, 104, 46, 60, 124
 FIRST, OWN, LAST = "#d55e00", "#0072b2", "#009e73"

@@ -1,1 +1,1 @@
-"""Loading models, the seam that puts a scheme on one, and the embedded models with their training."""
+"""Loading models: embedded, from folders and hubs, random ones for benchmarks."""

@@ -21,10 +21,10 @@ from transformers import (
 from transformers.utils import logging as hf_logging
 
 from probe.errors import ProbeError, unknown
-from probe.models.construction import PREFIX, ProbedModel, load_construction
 from probe.models.embedded import MODELS
-from probe.models.families import Family, family_of
-from probe.models.positions import Rope
+from probe.seam.construction import PREFIX, ProbedModel, load_construction
+from probe.seam.families import Family, family_of
+from probe.seam.positions import Rope
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ROPE_SCHEMES, OTHER_SCHEMES = "origin,dynamic-ntk,rerope", "origin,rerope,stair"
@@ -111,7 +111,7 @@ def _source(name: str) -> str:
     if name in MODELS:
         folder = MODELS[name].folder
         if not (folder / "config.json").exists():
-            raise ProbeError(f"embedded model {name!r} is not trained yet: run python -m probe.models.train {name}")
+            raise ProbeError(f"embedded model {name!r} is not trained yet: run python -m probe.training.train {name}")
         return str(folder)
     if name.strip() and Path(name).is_dir():
         if not (Path(name) / "config.json").exists():

@@ -19,9 +19,9 @@ from typing import Any
 
 import torch
 
-from probe.bench.model import Shape
 from probe.errors import ProbeError, exit_code, stoppable
 from probe.foreign import check_checkout, commit, started, transformers_of
+from probe.models.random import Shape
 from probe.peers.cases import PEERS, Peer, cases
 from probe.peers.compare import SAME, SHARPEN, rows
 from probe.results import deliver, pipe_table, writable
@@ -79,7 +79,7 @@ def _result(
     args: argparse.Namespace, peer: Peer, shape: Shape, theirs: dict[str, Any], made: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """The rows, with what they were made with."""
-    from probe.recording.folder import environment
+    from probe.provenance import environment
 
     return {
         "bench": "peers", "peer": args.peer, "repository": peer.repository, "licence": peer.licence, "file": str(peer.file),

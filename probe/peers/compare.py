@@ -13,12 +13,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probe.bench.model import Shape, bench_model
 from probe.errors import ProbeError
 from probe.foreign import Process, save_model
-from probe.models.seam import apply_scheme
+from probe.models.random import Shape, bench_model
 from probe.peers.cases import Case, Peer
 from probe.schemes import parse_schemes
+from probe.seam.apply import apply_scheme
 
 SAME = 1e-4
 """Of the largest logit: float32 rounding, in another order. Both sides are called equal up to here."""

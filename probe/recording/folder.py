@@ -8,16 +8,12 @@ renamed when whole, so a folder that can be listed is complete.
 from __future__ import annotations
 
 import json
-import platform
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -31,39 +27,6 @@ from safetensors.numpy import load_file, save_file
 from probe.errors import ProbeError
 
 FORMAT = 1
-_PACKAGES = ("weavescope", "torch", "transformers", "numpy", "scipy", "safetensors", "pyarrow")
-
-
-def _version(package: str) -> str | None:
-    """The version of a package; a loaded torch's own, which says for which CUDA it was built."""
-    loaded: str | None = getattr(sys.modules.get(package), "__version__", None)
-    if loaded is not None:
-        return loaded
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _git(*arguments: str) -> str | None:
-    here = Path(__file__).parent
-    try:
-        done = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, timeout=5)  # noqa: S603, S607
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
-def environment() -> dict[str, Any]:
-    """Versions of everything that a number could depend on, and the commit of this code if it is a checkout."""
-    versions = {name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()}
-    changes = _git("status", "--porcelain", "--untracked-files=no")
-    return {
-        "versions": versions,
-        "git_commit": _git("rev-parse", "HEAD"),
-        "git_dirty": bool(changes),
-        "platform": platform.machine(),
-    }
 
 
 def _target(path: Path, force: bool) -> None:

@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from probe.errors import ProbeError, unknown
-from probe.mesa.feeding import marked
-from probe.models.construction import ProbedModel
-from probe.models.families import SITES, Family, family_of
+from probe.seam.chunked_prefill import marked
+from probe.seam.construction import ProbedModel
+from probe.seam.families import SITES, Family, family_of
 
 Key = tuple[str, int]
 """(site, 1-based layer)."""

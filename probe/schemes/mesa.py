@@ -12,8 +12,8 @@ from typing import Any
 
 from constructions.weave import Anchored, Chunked, Clamp, DualChunk, Folded, Grouped, Linear, Stair, Switched, Weave
 from probe.errors import ProbeError
-from probe.mesa.split import Split, check_split, dynamic_split
 from probe.schemes.scheme import Extent, VisibilityAt, WeaveAt, dual_chunk_sizes, leaky_to_length, published
+from probe.schemes.split import Split, check_split, dynamic_split
 from probe.schemes.visibility import Blocks, Bottom, Visibility
 
 Parameters = Mapping[str, Any]

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from probe.errors import ProbeError, unknown
 from probe.models.load import LoadedModel
-from probe.models.seam import apply_scheme, check_scheme
-from probe.recording.folder import environment
+from probe.provenance import environment
 from probe.schemes import Scheme
+from probe.seam.apply import apply_scheme, check_scheme
 from probe.tasks.heldout import heldout_batch
 from probe.tasks.nll import nll_per_position, not_finite
 from probe.tasks.passkey import PasskeySample, minimum_length, passkey_sample

@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from probe.errors import ProbeError
-from probe.models.corpus import documents
 from probe.models.load import LoadedModel
+from probe.tasks.corpus import documents
 
 
 def heldout_tokens(loaded: LoadedModel) -> Int[Tensor, " tokens"]:

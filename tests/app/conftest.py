@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from probe.models.load import load_model
-from probe.runner import RunSettings, run_probe
+from probe.studies.run import RunSettings, run_probe
 
 MAIN = Path(__file__).parents[2] / "app" / "main.py"
 

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from probe.bench.model import Shape, bench_model, parse_shape, random_ids, sharing_weights
 from probe.bench.run import COLUMNS, Bench, BenchSettings, warnings
 from probe.bench.timing import Timing, interleaved
 from probe.bench.work import STEPS, attention, decode, decode_work, prefill
 from probe.errors import ProbeError
 from probe.models.load import LoadedModel
-from probe.models.seam import apply_scheme
+from probe.models.random import Shape, bench_model, parse_shape, random_ids, sharing_weights
 from probe.schemes import make_scheme
+from probe.seam.apply import apply_scheme
 
 TINY = "random:layers=2,width=32,heads=4,kv_heads=2,window=32,vocab=50"
 

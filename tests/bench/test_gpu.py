@@ -18,8 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from probe.bench import figure, gpu, tables
 from probe.bench.gpu import BLOCKS, Item, expected_seconds, time_limit, why_not, work_list
-from probe.bench.model import Shape, random_llama
 from probe.bench.roofline import decode_bytes, matrix_weights, prefill_operations, visible_pairs
+from probe.models.random import Shape, random_llama
 from probe.schemes import make_scheme
 
 SHAPE = Shape(layers=2, width=32, heads=4, kv_heads=2, window=32, vocab=50)

@@ -17,11 +17,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from probe.bench import official
-from probe.bench.model import parse_shape, random_llama
 from probe.bench.official import METHOD, compare, main
 from probe.bench.official_driver import Side, our_models
 from probe.errors import ProbeError
 from probe.foreign import save_model
+from probe.models.random import parse_shape, random_llama
 
 MODEL = "random:layers=1,width=32,heads=2,window=64,vocab=40"
 SHAPE = parse_shape(MODEL)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from probe.models.acceptance import KEY_LENGTHS, card, nll_numbers, passkey_numbers, slope_per_window, verdicts
 from probe.models.embedded import MODELS
 from probe.models.load import load_model
+from probe.training.acceptance import KEY_LENGTHS, card, nll_numbers, passkey_numbers, slope_per_window, verdicts
 
 TRAINED = [name for name, row in MODELS.items() if (row.folder / "config.json").exists()]
 

@@ -18,15 +18,15 @@ import transformers
 from torch.nn.functional import scaled_dot_product_attention
 
 from constructions.weave import Leaky
-from probe.bench.model import Shape
 from probe.errors import ProbeError
 from probe.foreign import started
-from probe.mesa.split import dynamic_split
+from probe.models.random import Shape
 from probe.peers import __main__ as command
 from probe.peers import compare, driver
 from probe.peers.cases import PEERS, Case, cases
 from probe.peers.compare import SAME, difference, rows, verdict
 from probe.schemes import parse_schemes
+from probe.schemes.split import dynamic_split
 
 SHAPE = Shape(layers=2, width=32, heads=2, window=32, vocab=40)
 THEIRS = {"training_length": 32, "window": 8}

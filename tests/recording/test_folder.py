@@ -19,7 +19,7 @@ import pytest
 from probe.errors import ProbeError
 from probe.models.load import load_model
 from probe.recording.folder import Run, list_runs, new_run_folder, write_json
-from probe.runner import RunSettings, run_probe
+from probe.studies.run import RunSettings, run_probe
 
 SETTINGS = RunSettings(layers=(1, 3), dims=(4, 0), schemes="origin,rerope", input="token:5", length=200)
 

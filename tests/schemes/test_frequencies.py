@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from probe.errors import ProbeError
-from probe.models.seam import apply_scheme
 from probe.schemes import parse_scheme
 from probe.schemes.frequencies import NTK, DynamicNTK, Frequencies, Interpolation, Unrotated, YaRN
 from probe.schemes.scheme import LogN, MScale, Product, Scale
+from probe.seam.apply import apply_scheme
 
 WINDOW = 64
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "original_max_position_embeddings": WINDOW}

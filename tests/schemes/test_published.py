@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from probe.models.seam import apply_scheme
 from probe.schemes import make_scheme, parse_scheme
+from probe.seam.apply import apply_scheme
 
 WINDOW = 64
 

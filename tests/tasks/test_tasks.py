@@ -15,12 +15,12 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from probe.errors import ProbeError
-from probe.models.corpus import documents, is_heldout
 from probe.models.load import LoadedModel, load_model
-from probe.models.tokenizer import train_tokenizer
+from probe.tasks.corpus import documents, is_heldout
 from probe.tasks.inputs import make_input
 from probe.tasks.nll import nll_per_position
 from probe.tasks.passkey import minimum_length, passkey_sample
+from probe.training.tokenizer import train_tokenizer
 
 
 @pytest.fixture(scope="module")

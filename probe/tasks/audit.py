@@ -19,9 +19,9 @@ from probe.attention.dense import attention_weights
 from probe.attention.encoding import Encoding
 from probe.errors import ProbeError
 from probe.models.load import LoadedModel
-from probe.models.seam import apply_scheme
 from probe.schemes import make_scheme
 from probe.schemes.visibility import Blocks, Visibility
+from probe.seam.apply import apply_scheme
 from probe.tasks.inputs import make_input
 
 QUERY_BLOCK = 128

@@ -11,10 +11,10 @@ from constructions.horizon import scan
 from constructions.weave import Clamp, Stair, Weave
 from probe.errors import ProbeError
 from probe.models.load import load_model
-from probe.models.seam import apply_scheme
 from probe.recording.folder import Run
-from probe.runner import RunSettings, run_probe
 from probe.schemes import parse_scheme
+from probe.seam.apply import apply_scheme
+from probe.studies.run import RunSettings, run_probe
 from probe.thresholds.detectors import Settings
 
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from probe.errors import ProbeError
-from probe.models import seam
-from probe.models.seam import apply_scheme
+from probe.seam import apply as seam
 from probe.recording.hooks import record
 from probe.schemes import parse_scheme
+from probe.seam.apply import apply_scheme
 
 WINDOW, NEW = 64, 24
 NEVER = 999  # a token that no model here has

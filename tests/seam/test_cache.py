@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from probe.mesa.cache import ROOM, buffered, truncate
+from probe.seam.cache import ROOM, buffered, truncate
 
 OPERATIONS: dict[str, Callable[[DynamicCache, int], DynamicCache | None]] = {
     "crop": lambda cache, n: cache.crop(-n),

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from constructions.weave import Weave
 from probe.errors import ProbeError
-from probe.models.seam import apply_scheme
 from probe.schemes import make_scheme, parse_scheme
 from probe.schemes.scheme import Scheme
 from probe.schemes.visibility import Visibility
+from probe.seam.apply import apply_scheme
 
 PAST = 10**9
 

@@ -11,8 +11,8 @@ from tiny_models import TINY, WINDOW, relative, token_ids
 from torch import nn
 
 from probe.errors import ProbeError
-from probe.models.seam import apply_scheme
 from probe.schemes import PRESETS, make_scheme, parse_scheme
+from probe.seam.apply import apply_scheme
 
 SPECS = [
     "rerope(N=20)", "dynamic-ntk", "stair(N=20,E=7)", "leaky-rerope(w=10)+logn", "dual-chunk", "streaming-llm+bottom(L=9)",

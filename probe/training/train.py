@@ -1,4 +1,4 @@
-"""Train an embedded model: `python -m probe.models.train rope`.
+"""Train an embedded model: `python -m probe.training.train rope`.
 
 Deterministic from its seed (the batches from (seed, step) alone; the arithmetic for one machine and thread count), resumable
 from its last checkpoint, on CPU or GPU. The hidden matrices are trained with Muon, which reaches the same loss
@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from probe.models.corpus import documents
 from probe.models.embedded import MODELS, EmbeddedModel
-from probe.models.mixture import Batch, Mixture
-from probe.models.tokenizer import train_tokenizer
+from probe.tasks.corpus import documents
+from probe.training.mixture import Batch, Mixture
+from probe.training.tokenizer import train_tokenizer
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def _save_folder(
 
 def main(argv: list[str] | None = None) -> int:
     """Command line of the trainer."""
-    parser = argparse.ArgumentParser(prog="python -m probe.models.train", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m probe.training.train", description=__doc__.splitlines()[0])
     parser.add_argument("model", choices=sorted(MODELS), help="row of the table of embedded models")
     parser.add_argument("--steps", type=int, default=Recipe.steps)
     parser.add_argument("--seed", type=int, default=Recipe.seed)

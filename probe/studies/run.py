@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from probe.errors import ProbeError, unknown
-from probe.mesa.feeding import check_chunk_batch
-from probe.models.families import SITES
 from probe.models.load import LoadedModel
-from probe.models.seam import BACKENDS, apply_scheme, check_scheme
-from probe.recording.folder import FORMAT, Run, environment, new_run_folder, write_json, write_table, write_trace
+from probe.provenance import environment
+from probe.recording.folder import FORMAT, Run, new_run_folder, write_json, write_table, write_trace
 from probe.recording.hooks import Recording, check_sites, record
 from probe.schemes import Scheme, check_texts, make_scheme, parse_schemes
+from probe.seam.apply import BACKENDS, apply_scheme, check_scheme
+from probe.seam.chunked_prefill import check_chunk_batch
+from probe.seam.families import SITES
 from probe.tasks.inputs import make_input
 from probe.tasks.nll import nll_per_position, not_finite
 from probe.thresholds.detectors import DETECTORS, Settings, check_burn_in

@@ -11,9 +11,10 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from probe.models import embedded, train
+from probe.models import embedded
 from probe.models.embedded import MODELS
-from probe.models.mixture import Mixture
+from probe.training import train
+from probe.training.mixture import Mixture
 
 RECIPE = train.Recipe(steps=6, tokens_per_batch=256, warmup=2, checkpoint_every=3)
 

@@ -10,8 +10,8 @@ import torch
 
 from constructions.weave import Clamp, Weave
 from probe.models.load import LoadedModel, load_model
-from probe.models.seam import apply_scheme
 from probe.schemes.scheme import Scheme
+from probe.seam.apply import apply_scheme
 from probe.tasks.evaluate import draw_passkeys
 
 

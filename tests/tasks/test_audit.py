@@ -11,8 +11,8 @@ import transformers
 
 from probe.cli import main
 from probe.errors import ProbeError
-from probe.mesa.audit import audit
 from probe.models.load import LoadedModel, load_model
+from probe.tasks.audit import audit
 
 
 def kept(t: int, i: int, first: int, chunk: int) -> bool:

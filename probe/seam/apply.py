@@ -29,14 +29,14 @@ from probe.attention.encoding import Encoding
 from probe.attention.merged import attend_pieces
 from probe.attention.placing import placed
 from probe.errors import ProbeError, unknown
-from probe.mesa.feeding import Feeding, check_chunk_batch, fed
-from probe.models.attributes import attributes
-from probe.models.construction import ProbedModel, ToyModel, weave_construction
-from probe.models.families import family_of
-from probe.models.positions import Positions, check_fits
 from probe.schemes.pieces import Piece, compile_pieces
 from probe.schemes.scheme import Scheme
 from probe.schemes.visibility import Visibility
+from probe.seam.attributes import attributes
+from probe.seam.chunked_prefill import Feeding, check_chunk_batch, fed
+from probe.seam.construction import ProbedModel, ToyModel, weave_construction
+from probe.seam.families import family_of
+from probe.seam.positions import Positions, check_fits
 
 NAME = "weavescope"
 OWN_NAME = "weavescope-own"

@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from probe.errors import ProbeError, unknown
-from probe.models.families import family_of
 from probe.models.load import DTYPES, LoadedModel, load_model, pick_device, pick_dtype
+from probe.seam.families import family_of
 
 PREFIX = "random:"
 DEFAULT = "random:layers=4,width=512,heads=8"

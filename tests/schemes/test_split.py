@@ -9,8 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from probe.errors import ProbeError
-from probe.mesa.split import Split, dynamic_split
 from probe.schemes import parse_scheme
+from probe.schemes.split import Split, dynamic_split
 
 
 @st.composite

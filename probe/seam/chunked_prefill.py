@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 
 from probe.errors import ProbeError, out_of_memory
-from probe.mesa.cache import buffered, truncate
-from probe.models.attributes import attributes
+from probe.seam.attributes import attributes
+from probe.seam.cache import buffered, truncate
 
 _BUDGET = {"cpu": 1 << 26, "cuda": 1 << 31}
 """Bytes of activations that a chunk batch may take when it is chosen by itself."""

@@ -1,4 +1,4 @@
-"""Acceptance of an embedded model, on fresh samples: `python -m probe.models.acceptance rope`.
+"""Acceptance of an embedded model, on fresh samples: `python -m probe.training.acceptance rope`.
 
 Measures what the model must do (find the pass key everywhere in its window, predict text equally well all over the second half
 of the window) and what it must not (go on doing so past the window), and writes the numbers into the model card.
@@ -133,9 +133,9 @@ def card(row: EmbeddedModel, numbers: dict[str, Any], training: dict[str, Any]) 
         f"{training['corpus_tokens']:,} tokens, mixed with pass-key retrieval and repetition. "
         f"{recipe['steps']} steps of {recipe['tokens_per_batch']} tokens, seed {recipe['seed']}, Muon and AdamW at {recipe['learning_rate']:g}, "
         f"bfloat16 autocast, {training['threads']} CPU thread(s), Python {training['python']}, torch {training['torch']}, "
-        f"transformers {training['transformers']}. Make it again: `python -m probe.models.train {row.name}`.", "",
+        f"transformers {training['transformers']}. Make it again: `python -m probe.training.train {row.name}`.", "",
         "## Measured", "",
-        f"By `python -m probe.models.acceptance {row.name}` on fresh samples, seed {numbers['seed']}, the model as trained.", "",
+        f"By `python -m probe.training.acceptance {row.name}` on fresh samples, seed {numbers['seed']}, the model as trained.", "",
         "| pass key, tokens | exact | worst depth decile | samples |", "|---|---|---|---|", *key_lines, "",
         f"Held-out text, {nll['samples']} windows of {WINDOWS_PAST}M tokens (± standard error over windows): NLL in the second half of the window "
         f"{level['mean']:.3f} ± {level['standard_error']:.3f} nats, its slope there {slope['mean']:+.3f} ± {slope['standard_error']:.3f} nats per window.", "",
@@ -147,7 +147,7 @@ def card(row: EmbeddedModel, numbers: dict[str, Any], training: dict[str, Any]) 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line: exit code 0 if everything holds, 1 if not, 2 for bad input."""
     parser = argparse.ArgumentParser(
-        prog="python -m probe.models.acceptance", description=(__doc__ or "").splitlines()[0]
+        prog="python -m probe.training.acceptance", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("model", choices=sorted(MODELS))
     parser.add_argument(

@@ -19,13 +19,13 @@ from transformers.models.mpt import modeling_mpt
 
 from probe.errors import ProbeError
 from probe.models.embedded import MODELS
-from probe.models.families import FAMILIES, REFUSED
 from probe.models.load import load_model
-from probe.models.positions import falcon_slopes, geometric_slopes, mpt_slopes
-from probe.models.seam import apply_scheme, check_scheme
 from probe.recording.hooks import record
-from probe.runner import RunSettings, run_probe
 from probe.schemes import PRESETS, make_scheme, parse_scheme
+from probe.seam.apply import apply_scheme, check_scheme
+from probe.seam.families import FAMILIES, REFUSED
+from probe.seam.positions import falcon_slopes, geometric_slopes, mpt_slopes
+from probe.studies.run import RunSettings, run_probe
 
 FREQUENCIES = {"dynamic-ntk", "pi", "ntk", "yarn"}
 POSITIONS_ONLY = ["rerope", "leaky-rerope", "stair", "self-extend", "dual-chunk", "nope"]

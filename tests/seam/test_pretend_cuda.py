@@ -13,10 +13,10 @@ from tiny_models import TINY, relative, token_ids
 from torch import Tensor, nn
 
 from probe.bench.gpu import SHAPES
-from probe.bench.model import Shape, random_llama
-from probe.models.seam import apply_scheme
+from probe.models.random import Shape, random_llama
 from probe.recording.hooks import record
 from probe.schemes import PRESETS, parse_scheme
+from probe.seam.apply import apply_scheme
 
 PROMPT, STEPS = 150, 5
 OTHERS = ["mesa(F=20,L=30)", "mesa", "streaming-llm+bottom(L=20,N=5,E=4)", "rerope+logn", "star(B=40,L=30)", "nope"]

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from probe.errors import ProbeError
-from probe.models.construction import ProbedModel, ToyModel
-from probe.models.own_attention import BLOOM, FALCON, MPT, OwnAttention
-from probe.models.positions import Bias, Nowhere, Positions, Rope, falcon_slopes, follows, geometric_slopes, mpt_slopes
+from probe.seam.construction import ProbedModel, ToyModel
+from probe.seam.own_attention import BLOOM, FALCON, MPT, OwnAttention
+from probe.seam.positions import Bias, Nowhere, Positions, Rope, falcon_slopes, follows, geometric_slopes, mpt_slopes
 
 SITES = ("resid", "attn", "mlp")
 """Recordable sites of a layer: its output (the residual stream), its attention's output, its MLP's output."""

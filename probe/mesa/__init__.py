@@ -1,1 +1,0 @@
-"""Mesa-Extrapolation: how a prompt is split, and how it is fed in chunks."""

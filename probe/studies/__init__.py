@@ -1,0 +1,1 @@
+"""Runs of a model under several schemes: record, score, judge, and leave a run folder."""
