@@ -2,21 +2,83 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
+Wording = Callable[[str], str]
+"""How a face calls a field: `length` is "--length" on the command line, and "length" in Python."""
+
 
 class ProbeError(ValueError):
     """Bad input. The CLI prints it as one line and exits with 2; the dashboard shows it as a message."""
 
+    def worded(self, name: Wording) -> str:
+        """The line in the words of one face.
+
+        Args:
+            name: what that face calls a field.
+        """
+        return str(self)
+
+
+class FieldError(ProbeError):
+    """A field has a value that it cannot have: which one, what was expected, what came, and how to mend it.
+
+    `expected` and `hint` may name other fields as `{field}`; every face has its own word for those too.
+
+    Args:
+        field: the parameter in Python, such as "chunk_batch".
+        expected: what would have done, without the word "expected"; empty where `hint` says it all.
+        got: what came; left out where there is nothing to show.
+        hint: what to do.
+        value: the field's whole value, where `got` is only a property of it.
+    """
+
+    def __init__(
+        self, field: str, expected: str = "", got: object = None, hint: str = "", value: object = None
+    ) -> None:
+        self.field, self.expected, self.got, self.hint, self.value = field, expected, got, hint, value
+        super().__init__(self.worded(lambda name: name))
+
+    def worded(self, name: Wording) -> str:
+        """As `ProbeError.worded`: "length: expected at least 2 tokens, got 1; hint"."""
+
+        def named(text: str) -> str:
+            return re.sub(r"\{(\w+)\}", lambda found: name(found[1]), text)
+
+        head = name(self.field) if self.value is None else f"{name(self.field)} {self.value}"
+        got = "" if self.got is None else f"got {self.got}"
+        said = ", ".join(part for part in (self.expected and f"expected {named(self.expected)}", got) if part)
+        return f"{head}: {'; '.join(part for part in (said, named(self.hint)) if part)}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Exceptions cross processes, and would be made again from the line alone."""
+        return type(self), (self.field, self.expected, self.got, self.hint, self.value)
+
+
+class UnknownNameError(ProbeError):
+    """A name is not in a table: which table, what came, what is there."""
+
+    def __init__(self, what: str, got: object, known: Iterable[object]) -> None:
+        self.what, self.got, self.known = what, got, tuple(map(str, known))
+        close = difflib.get_close_matches(str(got), self.known, n=1)
+        meant = f"; did you mean {close[0]}?" if close and close[0] != str(got) else ""
+        super().__init__(f"unknown {what} {got!r}; known: {', '.join(self.known)}{meant}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """As `FieldError.__reduce__`."""
+        return type(self), (self.what, self.got, self.known)
+
 
 def unknown(what: str, got: object, known: Iterable[object]) -> ProbeError:
     """The error for a name that is not in a table: it lists what is there."""
-    return ProbeError(f"unknown {what} {got!r}; known: {', '.join(map(str, known))}")
+    return UnknownNameError(what, got, known)
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,53 @@ def _git(*arguments: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a result was made with, the same for every kind of result.
+
+    Attributes:
+        created: when, ISO 8601 in UTC.
+        versions: of Python and of every package that a number could depend on; None for one that is not installed.
+        git_commit: of this code, if it is a checkout.
+        git_dirty: whether that checkout had changes.
+        platform: the machine's architecture.
+        threads: CPU threads of torch, where it was loaded.
+        machine: what a benchmark adds: processor, load, devices.
+    """
+
+    created: str
+    versions: Mapping[str, str | None]
+    git_commit: str | None
+    git_dirty: bool
+    platform: str
+    threads: int | None = None
+    machine: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def now(cls, **machine: Any) -> Provenance:
+        """That of a result made now, here."""
+        torch = sys.modules.get("torch")
+        return cls(
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            versions={name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+            git_commit=_git("rev-parse", "HEAD"),
+            git_dirty=bool(_git("status", "--porcelain", "--untracked-files=no")),
+            platform=platform.machine(),
+            threads=torch.get_num_threads() if torch else None,
+            machine=machine,
+        )
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Provenance:
+        """What `to_json` gave; fields that a later release added are left out."""
+        known = {one.name for one in fields(cls)}
+        return cls(**{key: item for key, item in value.items() if key in known})
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self)
 
 
 def environment() -> dict[str, Any]:

@@ -4,12 +4,83 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict, dataclass
+from html import escape
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from probe.errors import ProbeError
+from probe.provenance import Provenance
+
+R = TypeVar("R")
+
+
+class Records(tuple[R, ...], Generic[R]):
+    """Rows of one kind, each a frozen dataclass, as a tuple that shows itself as a table.
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass(frozen=True)
+    ... class Score:
+    ...     scheme: str
+    ...     length: int
+    >>> Records([Score("origin", 512), Score("rerope", 512)]).column("scheme")
+    ['origin', 'rerope']
+    """
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Each row as a dict, in the order of its fields."""
+        return [asdict(row) for row in self]  # type: ignore[call-overload]
+
+    def column(self, name: str) -> list[Any]:
+        """One field of every row."""
+        return [getattr(row, name) for row in self]
+
+    def to_pandas(self) -> Any:
+        """A DataFrame, a column per field."""
+        import pandas as pd
+
+        return pd.DataFrame(self.to_json())
+
+    def _repr_html_(self) -> str:
+        html: str = self.to_pandas()._repr_html_()
+        return html
+
+
+@dataclass(frozen=True)
+class Result(Generic[R]):
+    """What a command or a call of the library found: the one envelope of every kind of result.
+
+    Attributes:
+        kind: what made it: "run", "eval", "audit", "bench", "peers".
+        settings: everything that was chosen, with what was left open filled in.
+        provenance: what it was made with.
+        rows: what was found.
+        complete: False where it was stopped before its last row.
+    """
+
+    kind: str
+    settings: Mapping[str, Any]
+    provenance: Provenance
+    rows: Records[R]
+    complete: bool = True
+
+    def to_json(self) -> dict[str, Any]:
+        """One JSON object: kind, complete, settings, provenance, rows."""
+        return {
+            "kind": self.kind, "complete": self.complete, "settings": dict(self.settings),
+            "provenance": self.provenance.to_json(), "rows": self.rows.to_json(),
+        }  # fmt: skip
+
+    def to_pandas(self) -> Any:
+        """The rows as a DataFrame."""
+        return self.rows.to_pandas()
+
+    def _repr_html_(self) -> str:
+        state = "" if self.complete else " (stopped before its last row)"
+        chosen = ", ".join(f"{key} {value}" for key, value in self.settings.items() if value is not None)
+        return f"<p><b>{escape(self.kind)}</b>{state}: {escape(chosen)}</p>{self.rows._repr_html_()}"
 
 
 class Measurement(Protocol):

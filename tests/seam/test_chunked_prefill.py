@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from probe.errors import ProbeError
-from probe.seam import apply as seam
 from probe.recording.hooks import record
 from probe.schemes import parse_scheme
+from probe.seam import apply as seam
 from probe.seam.apply import apply_scheme
 
 WINDOW, NEW = 64, 24
