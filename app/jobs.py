@@ -15,7 +15,7 @@ from pathlib import Path
 from probe.errors import ProbeError
 from probe.models.load import LoadedModel, load_model
 from probe.recording.folder import Run
-from probe.schemes import parse_schemes
+from probe.schemes import ORIGIN, resolve_schemes
 from probe.studies.run import RunSettings, run_probe
 from probe.text import parse_numbers
 
@@ -55,9 +55,9 @@ class Request:
             )
         if not 1 <= self.samples <= MAX_SAMPLES:
             raise ProbeError(f"samples: expected 1 to {MAX_SAMPLES}, got {self.samples}")
-        layers = parse_numbers(self.layers, "layer", range(1, loaded.layers + 1))
-        dims = parse_numbers(self.dims, "dim", range(loaded.model.config.hidden_size))
-        schemes = len({"origin", *(scheme.spec for scheme in parse_schemes(self.schemes, loaded.window))})
+        layers = parse_numbers(self.layers, "layers", range(1, loaded.layers + 1))
+        dims = parse_numbers(self.dims, "dims", range(loaded.model.config.hidden_size))
+        schemes = len({ORIGIN, *(scheme.spec for scheme in resolve_schemes(self.schemes, loaded.window))})
         values = schemes * len(self.sites) * len(layers) * len(dims) * length
         if values > MAX_VALUES:
             raise ProbeError(f"expected at most {MAX_VALUES:,} recorded numbers, got {values:,}; take fewer dims")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import streamlit as st
 from safetensors import SafetensorError
 
-from probe.errors import ProbeError, unknown
+from probe.errors import ProbeError
 from probe.recording.folder import Run, list_runs
+from probe.recording.place import Place
 from probe.thresholds.detectors import DETECTORS
 
 FILES = ("run.json", "trace.safetensors", "nll.parquet")
@@ -82,19 +82,14 @@ def _read(path: str, stamp: tuple[int, ...]) -> Run:
 
 def _check(run: Run) -> None:
     """Refuse a run whose files do not belong together, before a page draws half of it."""
-    info: dict[str, Any] = run.info
-    length = info["input"]["length"]
-    for scheme in info["schemes"]:
+    info = run.info
+    length, dims = info.input.length, len(info.dims)
+    for scheme in info.schemes:
         if run.nll[scheme].shape != (length,):
             raise ValueError(f"expected the NLL of {length} positions under {scheme}, got {len(run.nll[scheme])}")
-        for site in info["sites"]:
-            for layer in info["layers"]:
-                expected, got = (length, len(info["dims"])), run.trace[f"{scheme}/{site}.{layer}"].shape
-                if got != expected:
-                    raise ValueError(f"expected {expected} values under {scheme} at {site}.{layer}, got {got}")
-    for key in ("model", "window", "shown", "detector", "versions"):
-        info[key]
-    for key in ("burn_in_used", "run_used", "margin"):
-        info["detection"][key]
-    if info["detector"] not in DETECTORS:
-        raise unknown("detector", info["detector"], DETECTORS)
+        for site in info.sites:
+            for layer in info.layers:
+                got = run.trace[Place(scheme, site, layer).key].shape
+                if got != (length, dims):
+                    raise ValueError(f"expected {(length, dims)} values under {scheme} at {site}.{layer}, got {got}")
+    DETECTORS[info.detector]

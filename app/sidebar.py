@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import streamlit as st
 
@@ -14,8 +13,9 @@ from probe.errors import ProbeError
 from probe.models.embedded import MODELS
 from probe.models.load import OTHER_SCHEMES, ROPE_SCHEMES
 from probe.recording.folder import Run
+from probe.recording.info import RunInfo
+from probe.recording.sites import SITES
 from probe.schemes.presets import PRESETS
-from probe.seam.families import SITES
 
 INPUTS = {"a repeated word": "word", "a repeated token": "token", "held-out text": "heldout"}
 """Inputs that the page offers: none of them names a file."""
@@ -79,21 +79,22 @@ def _choose(root: Path, names: list[str]) -> str | None:
     return name
 
 
-def _facts(info: dict[str, Any]) -> None:
-    source, used, versions = info["input"], info["detection"], info["versions"]
-    samples = f", mean of {source['samples']}" if source.get("samples", 1) > 1 else ""
-    commit = (info.get("git_commit") or "")[:10]
-    changed = " with changes" if info.get("git_dirty") else ""
-    created = str(info.get("created", "?"))[:16].replace("T", " ")
-    judged = f"{info['detector']} · burn-in {used['burn_in_used']} · run {used['run_used']} · margin {used['margin']:g}"
+def _facts(info: RunInfo) -> None:
+    source, used, made = info.input, info.detection, info.provenance
+    samples = f", mean of {source.samples}" if source.samples > 1 else ""
+    commit = (made.git_commit or "")[:10]
+    changed = " with changes" if made.git_dirty else ""
+    judged = (
+        f"{info.detector} · burn-in {used.burn_in_used} · run length {used.run_length_used} · margin {used.margin:g}"
+    )
     facts = {
-        "Model": f"{words.model_name(info['model'])} · {info.get('parameters', 0) / 1e6:.2f}M parameters",
-        "Window M": f"{info['window']} tokens",
-        "Input": f"{words.literal(source['spec'])} · {source['length']} tokens{samples}",
+        "Model": f"{words.model_name(info.model)} · {info.parameters / 1e6:.2f}M parameters",
+        "Window M": f"{info.window} tokens",
+        "Input": f"{words.literal(source.spec)} · {source.length} tokens{samples}",
         "Judged with": judged,
-        "Computed": f"{info.get('dtype', '?')} on {info.get('device', '?')}, {created} UTC",
+        "Computed": f"{info.dtype} on {info.device}, {str(made.created)[:16].replace('T', ' ')} UTC",
         "Versions": " · ".join(
-            f"{name} {versions.get(name) or '?'}" for name in ("weavescope", "torch", "transformers")
+            f"{name} {made.versions.get(name) or '?'}" for name in ("weavescope", "torch", "transformers")
         ),
         "Commit": words.literal(commit) + changed if commit else "not a checkout",
     }

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from probe.thresholds.detectors import Settings
-from probe.thresholds.rows import Row
+from probe.recording.info import RunInfo
+from probe.recording.sites import SITES
+from probe.thresholds.detectors import DETECTORS, DetectorSettings
+from probe.thresholds.verdicts import Verdict
 
 H = (
     "H, the threshold: a value of this hidden dimension that the model, as trained, does not leave while it works. "
@@ -24,16 +25,13 @@ MEASURED = (
 )
 DIFFERENCE = "Predicted minus measured, in positions: below zero the hidden state gives way before the likelihood does."
 MARGIN = "How far the worst lasting stretch stays inside H, in robust standard deviations; below zero it is beyond."
-DETECTOR = (
-    "How the threshold is found. `paper`: the value at position M, failing on the side that the model drifts to past "
-    "M. `range`: the range seen in the window after the burn-in, widened by the margin."
-)
+DETECTOR = "How the threshold is found. " + " ".join(f"`{row.name}`: {row.help}." for row in DETECTORS.values())
 BURN_IN = "First position of the in-window reference. Before it a model is still finding its context."
 RUN_LENGTH = (
     "Positions for which a crossing must hold to count. It is also the width over which the likelihood is smoothed."
 )
 SLACK = "Robust standard deviations by which the in-window range, and the likelihood's band, are widened."
-SITE = "Where values were recorded: `resid` a layer's output, `attn` its attention's output, `mlp` its MLP's output."
+SITE = "Where values were recorded: " + ", ".join(f"`{row.name}` {row.help}" for row in SITES.values()) + "."
 
 
 def plain(error: Exception) -> str:
@@ -55,53 +53,64 @@ def _number(value: float) -> str:
     return f"{value:.4g}".replace("-", "−")
 
 
-def _threshold(first: Row, window: int, detector: str, settings: Settings) -> str:
+def _threshold(first: Verdict, window: int, detector: str, settings: DetectorSettings) -> str:
     lasting = f"for at least {settings.run_at(window)} positions"
-    if first["threshold"] is None:
-        return f"The input does not reach past M = {window}, so there is no threshold to cross."
+    if first.threshold is None:
+        return f"There is no threshold to cross: {first.unpredicted}."
     if detector == "paper":
-        side = first["direction"]
+        side = first.direction
         return (
-            f"H = {_number(first['threshold'])} is its value at position M as trained. Past M the model drifts {side} "
+            f"H = {_number(first.threshold)} is its value at position M as trained. Past M the model drifts {side} "
             f"it, so failure is predicted where a line stays {side} H {lasting}."
         )
-    return (
-        f"H is an end of the range that it has at positions {settings.burn_in_at(window)} to {window - 1} as trained, "
-        f"widened by {settings.margin:g} robust standard deviations; failure is predicted where a line stays beyond "
-        f"it {lasting}."
-    )
+    if detector == "range":
+        return (
+            f"H is an end of the range that it has at positions {settings.burn_in_at(window)} to {window - 1} as "
+            f"trained, widened by {settings.margin:g} robust standard deviations; failure is predicted where a line "
+            f"stays beyond it {lasting}."
+        )
+    return f"H = {_number(first.threshold)} is {DETECTORS[detector].help}; a crossing must last {lasting}."
 
 
-def _verdict(row: Row) -> str:
-    scheme, predicted, measured = literal(row["scheme"]), row["predicted"], row["measured"]
-    if predicted is None and measured is None:
-        return f"Under {scheme} no failure is predicted and none is measured."
-    if predicted is None:
-        return f"Under {scheme} no failure is predicted, but one is measured at {measured}."
-    if measured is None:
-        return f"Under {scheme} failure is predicted at {predicted}, but none is measured."
-    gap = measured - predicted
+def _verdict(one: Verdict) -> str:
+    scheme = f"Under {literal(one.scheme)}"
+    if one.unpredicted or one.unmeasured:
+        return f"{scheme} {_told(one.predicted, one.unpredicted, 'predicted')}, and {_told(one.measured, one.unmeasured, 'measured')}."
+    if one.predicted is None and one.measured is None:
+        return f"{scheme} no failure is predicted and none is measured."
+    if one.predicted is None:
+        return f"{scheme} no failure is predicted, but one is measured at {one.measured}."
+    if one.measured is None:
+        return f"{scheme} failure is predicted at {one.predicted}, but none is measured."
+    gap = one.measured - one.predicted
     when = "the same position" if gap == 0 else f"{abs(gap)} positions {'later' if gap > 0 else 'earlier'}"
-    return f"Under {scheme} failure is predicted at {predicted} and measured at {measured}, {when}."
+    return f"{scheme} failure is predicted at {one.predicted} and measured at {one.measured}, {when}."
 
 
-def reading(info: dict[str, Any], rows: Sequence[Row], detector: str, settings: Settings) -> str:
+def _told(position: int | None, untold: str | None, what: str) -> str:
+    """One half of a verdict of which a half, at least, cannot be told."""
+    if untold is not None:
+        return f"whether it fails cannot be {what} ({untold})"
+    return f"no failure is {what}" if position is None else f"failure is {what} at {position}"
+
+
+def reading(info: RunInfo, verdicts: Sequence[Verdict], detector: str, settings: DetectorSettings) -> str:
     """One paragraph of Markdown that says what the figure shows.
 
     Args:
         info: the run's `run.json`.
-        rows: the verdicts shown, all of one site, layer and dim.
+        verdicts: those shown, all of one site, layer and dim.
         detector: of `DETECTORS`.
         settings: what the verdicts were made with.
     """
-    first, window, source = rows[0], info["window"], info["input"]
-    read = f"{source['length']} tokens of {literal(source['spec'])}"
+    first, window = verdicts[0], info.window
+    read = f"{info.input.length} tokens of {literal(info.input.spec)}"
     return " ".join([
-        f"{model_name(info['model'])} was trained on {window} positions and here reads {read}.",
-        f"The upper panel follows dimension {first['dim']} of {literal(first['site'])} at layer {first['layer']}.",
+        f"{model_name(info.model)} was trained on {window} positions and here reads {read}.",
+        f"The upper panel follows dimension {first.dim} of {literal(first.site)} at layer {first.layer}.",
         _threshold(first, window, detector, settings),
         "The lower panel is what the prediction is about, the likelihood of each next token: it is measured to fail "
         "where it leaves its in-window band.",
-        *(_verdict(row) for row in rows),
+        *map(_verdict, verdicts),
         "One dimension is an observation; how far to trust it shows in how many layers and dimensions agree.",
     ])  # fmt: skip

@@ -7,12 +7,17 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from probe.errors import ProbeError, exit_code, stoppable
 from probe.text import format_table, parse_numbers
+
+if TYPE_CHECKING:
+    from probe.recording.folder import Run
+    from probe.thresholds.verdicts import Verdict
 
 _RUN_EXAMPLES = """\
 examples:
@@ -42,9 +47,9 @@ class _Versions(argparse.Action):
     """Prints the versions and ends; they are looked up only then."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from probe.provenance import environment
+        from probe.provenance import Provenance
 
-        versions = environment()["versions"]
+        versions = Provenance.now().versions
         print(", ".join(f"{name} {versions[name]}" for name in ("weavescope", "torch", "transformers")))
         parser.exit()
 
@@ -260,20 +265,21 @@ def _warn_of_window(loaded: Any) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from probe.studies.run import RunSettings, check_choices, run_probe
-    from probe.thresholds.detectors import Settings
+    from probe.studies.run import RunSettings, run_probe
+    from probe.thresholds.detectors import DetectorSettings
 
-    _check_detection(args)
-    sites = tuple(dict.fromkeys(part.strip() for part in args.site.split(",")))
-    check_choices(args.detector, args.backend, args.chunk_batch, sites, args.scheme)
-    loaded = _load(args)
     settings = RunSettings(
-        layers=_numbers(args.layer, "layer", range(1, loaded.layers + 1), loaded.layers_shown),
-        dims=_numbers(args.dim, "dim", range(loaded.model.config.hidden_size), loaded.dims_shown),
-        sites=sites, schemes=loaded.schemes if args.scheme is None else args.scheme,
-        input=loaded.input if args.input is None else args.input, length=args.length, samples=args.samples, detector=args.detector,
-        detection=Settings(args.burn_in, args.run_length, args.margin), backend=args.backend, chunk_batch=args.chunk_batch, seed=args.seed,
+        sites=tuple(dict.fromkeys(part.strip() for part in args.site.split(","))), schemes=args.scheme, input=args.input,
+        length=args.length, samples=args.samples, detector=args.detector,
+        detection=DetectorSettings(args.burn_in, args.run_length, args.margin), backend=args.backend,
+        chunk_batch=args.chunk_batch, seed=args.seed,
     )  # fmt: skip
+    loaded = _load(args)
+    settings = replace(
+        settings,
+        layers=_numbers(args.layer, "layers", range(1, loaded.layers + 1)),
+        dims=_numbers(args.dim, "dims", range(loaded.model.config.hidden_size)),
+    )
     out = args.out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{Path(args.model).name}"
     progress, close = _bar(args.quiet)
     try:
@@ -283,75 +289,86 @@ def _run(args: argparse.Namespace) -> None:
     _print_run(run, args.json)
 
 
-def _numbers(text: str | None, what: str, everything: Sequence[int], default: tuple[int, ...]) -> tuple[int, ...]:
-    return default if text is None else parse_numbers(text, what, everything)
-
-
-def _check_detection(args: argparse.Namespace) -> None:
-    for name, value, least in (
-        ("length", args.length, 2),
-        ("samples", args.samples, 1),
-        ("burn-in", args.burn_in, 0),
-        ("run-length", args.run_length, 1),
-        ("margin", args.margin, 0),
-    ):
-        if value is not None and not value >= least:
-            raise ProbeError(f"--{name}: expected at least {least}, got {value}")
+def _numbers(text: str | None, what: str, everything: Sequence[int]) -> tuple[int, ...] | None:
+    return None if text is None else parse_numbers(text, what, everything)
 
 
 TABLE_ROWS = 40
 """Rows printed; a run over every dimension has thousands, which are all in its folder."""
 
+CANNOT_TELL = "cannot tell"
 
-def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+
+def _said(position: int | None, untold: str | None) -> int | str:
+    """A position; "none" where there is none, and "cannot tell" where that cannot be known."""
+    if position is not None:
+        return position
+    return "none" if untold is None else CANNOT_TELL
+
+
+def summary(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
     """Per scheme: how many dimensions predict a failure, the earliest and the median prediction, the measured failure."""
     lines = []
-    for scheme in dict.fromkeys(row["scheme"] for row in rows):
-        mine = [row for row in rows if row["scheme"] == scheme]
-        found = sorted(row["predicted"] for row in mine if row["predicted"] is not None)
+    for scheme in dict.fromkeys(verdict.scheme for verdict in verdicts):
+        mine = [verdict for verdict in verdicts if verdict.scheme == scheme]
+        found = sorted(verdict.predicted for verdict in mine if verdict.predicted is not None)
+        untold = next((verdict.unpredicted for verdict in mine if verdict.unpredicted is not None), None)
         lines.append({
-            "scheme": scheme, "failing dims": f"{len(found)} of {len(mine)}", "earliest": found[0] if found else None,
-            "median": found[len(found) // 2] if found else None, "measured": mine[0]["measured"],
+            "scheme": scheme, "failing dims": f"{len(found)} of {len(mine)}",
+            "earliest": _said(found[0] if found else None, untold),
+            "median": _said(found[len(found) // 2] if found else None, untold),
+            "measured": _said(mine[0].measured, mine[0].unmeasured),
         })  # fmt: skip
     return lines
 
 
-def _print_run(run: Any, as_json: bool) -> None:
-    info = run.info
-    if info["input"]["length"] <= info["window"]:
+def reasons(verdicts: Sequence[Verdict]) -> list[str]:
+    """Why something cannot be told, each reason once, with the schemes that it holds for."""
+    found: dict[str, list[str]] = {}
+    for verdict in verdicts:
+        for what, why in (("predicted", verdict.unpredicted), ("measured", verdict.unmeasured)):
+            if why is not None:
+                found.setdefault(f"{what}: {why}", []).append(verdict.scheme)
+    return [f"cannot tell ({', '.join(dict.fromkeys(schemes))}) {line}" for line, schemes in found.items()]
+
+
+def _print_run(run: Run, as_json: bool) -> None:
+    from probe.results import Result
+    from probe.thresholds.verdicts import read_verdicts
+
+    info, verdicts = run.info, read_verdicts(run)
+    if info.input.length <= info.window:
         print(
-            f"probe: note: {info['input']['length']} tokens do not reach past the window of {info['window']}",
+            f"probe: note: {info.input.length} tokens do not reach past the window of {info.window}",
             file=sys.stderr,
         )
     if as_json:
-        keys = (
-            "scheme",
-            "site",
-            "layer",
-            "dim",
-            "detector",
-            "threshold",
-            "direction",
-            "predicted",
-            "measured",
-            "margin",
-        )
-        rows = [{key: row[key] for key in keys} for row in info["rows"]]
-        print(json.dumps({"run": str(run.path), "model": info["model"], "window": info["window"], "rows": rows}))
+        result = Result("run", info.settings(), info.provenance, verdicts)
+        print(json.dumps({"run": str(run.path), **result.to_json()}))
         return
     print(
-        f"model {info['model']}, window M = {info['window']}, {info['input']['length']} tokens of {info['input']['spec']}, "
-        f"detector {info['detector']}\n"
+        f"model {info.model}, window M = {info.window}, {info.input.length} tokens of {info.input.spec}, "
+        f"detector {info.detector}\n"
     )
+    rows = [
+        row
+        | {
+            "predicted": _said(row["predicted"], row["unpredicted"]),
+            "measured": _said(row["measured"], row["unmeasured"]),
+        }
+        for row in verdicts[:TABLE_ROWS].to_json()
+    ]
     columns = ("scheme", "site", "layer", "dim", "threshold", "direction", "margin", "predicted", "measured")
-    print(format_table(info["rows"][:TABLE_ROWS], columns))
-    if len(info["rows"]) > TABLE_ROWS:
-        print(f"... and {len(info['rows']) - TABLE_ROWS} more in {run.path / 'thresholds.parquet'}")
+    print(format_table(rows, columns))
+    if len(verdicts) > TABLE_ROWS:
+        print(f"... and {len(verdicts) - TABLE_ROWS} more in {run.path / 'thresholds.parquet'}")
     print()
-    print(format_table(summary(info["rows"]), ("scheme", "failing dims", "earliest", "median", "measured")))
+    print(format_table(summary(verdicts), ("scheme", "failing dims", "earliest", "median", "measured")))
     print(
         "\npredicted: the hidden state lastingly crosses its threshold; measured: the likelihood leaves its in-window band"
     )
+    for line in reasons(verdicts):
+        print(line)
     figure = run.path / "figure.html"
     print(f"figure:  {figure if figure.exists() else 'none: plotly is not installed'}\nrun:     {run.path}")
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, SupportsIndex, TypeVar, overload
 
 from probe.errors import ProbeError
 from probe.provenance import Provenance
@@ -28,6 +28,17 @@ class Records(tuple[R, ...], Generic[R]):
     >>> Records([Score("origin", 512), Score("rerope", 512)]).column("scheme")
     ['origin', 'rerope']
     """
+
+    @overload
+    def __getitem__(self, at: SupportsIndex) -> R: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> Records[R]: ...
+
+    def __getitem__(self, at: Any) -> Any:
+        """A row, or some of them as records."""
+        found = super().__getitem__(at)
+        return Records(found) if isinstance(at, slice) else found
 
     def to_json(self) -> list[dict[str, Any]]:
         """Each row as a dict, in the order of its fields."""

@@ -360,8 +360,8 @@ def test_what_needs_no_model_is_refused_before_it_is_loaded(
 def test_the_rest_is_refused_before_anything_is_computed(
     arguments: tuple[str, ...], tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from probe import runner
     from probe.cli import main
+    from probe.studies import run as runner
 
     def compute(*_: object) -> None:
         raise AssertionError("a pass was run")

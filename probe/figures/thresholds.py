@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -14,8 +14,12 @@ from scipy.ndimage import median_filter
 
 from probe.figures.style import THRESHOLD_COLOUR, WINDOW_COLOUR, scheme_colour
 from probe.recording.folder import Run
-from probe.thresholds.detectors import Settings, can_calibrate
+from probe.recording.info import RunInfo
+from probe.recording.place import Place
+from probe.schemes import ORIGIN
+from probe.thresholds.detectors import DetectorSettings, can_calibrate
 from probe.thresholds.measured import nll_threshold, smooth_nll
+from probe.thresholds.verdicts import Verdict, read_verdicts, settings_of
 
 MAX_POINTS = 2000
 """Points drawn per line; more are thinned, keeping the least and the greatest of every bin."""
@@ -37,8 +41,6 @@ NOISY = 0.03
 
 Constant inputs stay below 0.01, and one sample of text is near 0.1.
 """
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -63,12 +65,6 @@ def thin(positions: np.ndarray, values: np.ndarray, most: int = MAX_POINTS) -> t
     keep = {start + int(pick(values[start:stop])) for start, stop in pairwise(edges) for pick in (np.argmin, np.argmax)}
     index = np.array(sorted(keep))
     return positions[index], values[index]
-
-
-def detection_settings(info: dict[str, Any]) -> Settings:
-    """The detector settings that a run was made with."""
-    used = info["detection"]
-    return Settings(used["burn_in"], used["run"], used["margin"])
 
 
 def _line(
@@ -123,9 +119,9 @@ def _mark(figure: go.Figure, at: tuple[int, int], position: int, value: float, s
     )  # fmt: skip
 
 
-def _borders(info: dict[str, Any], scheme: str) -> list[int]:
+def _borders(info: RunInfo, scheme: str) -> list[int]:
     """First positions of a scheme's chunks; none where it has no chunks."""
-    return info["schemes"].get(scheme, {}).get("borders") or []
+    return list(info.schemes[scheme].borders) if scheme in info.schemes else []
 
 
 def _draw_borders(
@@ -167,16 +163,16 @@ def _median_width(run: int) -> int:
 
 
 def _draw_panel(
-    figure: go.Figure, at: tuple[int, int], info: dict[str, Any], lines: dict[str, np.ndarray],
+    figure: go.Figure, at: tuple[int, int], info: RunInfo, lines: dict[str, np.ndarray],
     failures: dict[str, int | None], guides: dict[float, str], what: str, smooth_over: int = 1,
 ) -> bool:  # fmt: skip
     """Lines, their names and failures, M, chunks, and horizontal guides by their value; whether raw values were noisy and so drawn smoothed."""
-    window = info["window"]
+    window = info.window
     # A first token's values are far from all others': they are drawn, but the axis is not stretched for them.
     settled = [values[min(window // 16, len(values) // 2) :] for values in lines.values()]
     marks = {scheme: float(lines[scheme][position]) for scheme, position in failures.items() if position is not None}
     seen = np.concatenate([*settled, list(marks.values()), list(guides)])
-    shown = Shown(float(seen.min()), float(seen.max()), info["input"]["length"])
+    shown = Shown(float(seen.min()), float(seen.max()), info.input.length)
     smooth = {name: median_filter(values, _median_width(smooth_over), mode="nearest") for name, values in lines.items()}
     noisy = max(float(np.median(np.abs(lines[name] - smooth[name]))) for name in lines) > NOISY * shown.span
     ends = {scheme: float(values[-1]) for scheme, values in (smooth if noisy else lines).items()}
@@ -198,34 +194,38 @@ def _draw_panel(
     return noisy
 
 
-def draw_dimension(figure: go.Figure, at: tuple[int, int], run: Run, rows: list[Row], settings: Settings) -> bool:
-    """One panel: a dimension over position under every scheme; `rows` are its detections, one per scheme.
+def draw_dimension(
+    figure: go.Figure, at: tuple[int, int], run: Run, verdicts: Sequence[Verdict], settings: DetectorSettings
+) -> bool:
+    """One panel: a dimension over position under every scheme; `verdicts` are its own, one per scheme.
 
     Returns whether it is noisy: then the lines are running medians over the detectors' run length, on faint raw values.
     """
-    first = rows[0]
-    series = {row["scheme"]: run.series(row["scheme"], first["site"], first["layer"], first["dim"]) for row in rows}
-    failures = {row["scheme"]: row["predicted"] for row in rows}
+    first = verdicts[0]
+    series = {one.scheme: run.series(one.scheme, first.site, first.layer, first.dim) for one in verdicts}
+    failures = {one.scheme: one.predicted for one in verdicts}
     # Under `range` the schemes may have been judged by different ends of the range: each is drawn once.
-    guides = {row["threshold"]: f"H = {row['threshold']:.3g}" for row in rows if row["threshold"] is not None}
-    over = settings.run_at(run.info["window"])
+    guides = {one.threshold: f"H = {one.threshold:.3g}" for one in verdicts if one.threshold is not None}
+    over = settings.run_at(run.info.window)
     figure.update_yaxes(title_text="activation", row=at[0], col=at[1])
     return _draw_panel(figure, at, run.info, series, failures, guides, "predicted failure", over)
 
 
-def draw_nll(figure: go.Figure, at: tuple[int, int], run: Run, rows: list[Row], settings: Settings) -> None:
+def draw_nll(
+    figure: go.Figure, at: tuple[int, int], run: Run, verdicts: Sequence[Verdict], settings: DetectorSettings
+) -> None:
     """The panel of the measured failure: smoothed NLL under every scheme and the in-window band's upper end."""
-    window = run.info["window"]
-    measured = {row["scheme"]: row["measured"] for row in rows}
+    window = run.info.window
+    measured = {one.scheme: one.measured for one in verdicts}
     smooth = {scheme: smooth_nll(run.nll[scheme], settings.run_at(window)) for scheme in measured}
-    known = can_calibrate(run.nll["origin"], window, settings)
-    band = nll_threshold(run.nll["origin"], window, settings).value if known else None
+    known = can_calibrate(run.nll[ORIGIN], window, settings)
+    band = nll_threshold(run.nll[ORIGIN], window, settings).value if known else None
     guides = {} if band is None else {band: f"band up to {band:.3g}"}
     figure.update_yaxes(title_text="NLL (nats)", row=at[0], col=at[1])
     _draw_panel(figure, at, run.info, smooth, measured, guides, "measured failure")
 
 
-def caption(info: dict[str, Any], schemes: Iterable[str], smoothed_over: int | None) -> list[str]:
+def caption(info: RunInfo, schemes: Iterable[str], smoothed_over: int | None) -> list[str]:
     """Lines that say what the marks mean.
 
     Args:
@@ -260,39 +260,41 @@ def _legend(figure: go.Figure, schemes: Iterable[str]) -> None:
     figure.update_layout(legend={"orientation": "h", "yref": "container", "yanchor": "top", "x": 0, "xanchor": "left"})
 
 
-def threshold_figure(run: Run, rows: list[Row] | None = None, settings: Settings | None = None) -> go.Figure:
+def threshold_figure(
+    run: Run, verdicts: Sequence[Verdict] | None = None, settings: DetectorSettings | None = None
+) -> go.Figure:
     """Figure 2 for a whole run: a panel per (site, layer, dim), the NLL at the bottom.
 
     Args:
         run: the run folder.
-        rows: detections to draw; default those in `run.json`.
-        settings: what the detections were made with; default those in `run.json`.
+        verdicts: what to draw; default those in the run's folder.
+        settings: what the verdicts were made with; default those of the run.
     """
-    rows = run.info["rows"] if rows is None else rows
-    panels: dict[tuple[str, int, int], list[Row]] = {}
-    for row in rows:
-        panels.setdefault((row["site"], row["layer"], row["dim"]), []).append(row)
+    verdicts = read_verdicts(run) if verdicts is None else verdicts
+    panels: dict[Place, list[Verdict]] = {}
+    for verdict in verdicts:
+        panels.setdefault(verdict.place.under(ORIGIN), []).append(verdict)
     left_out = len(panels) - MAX_PANELS
     panels = dict(list(panels.items())[:MAX_PANELS])
     columns = 2 if len(panels) > 1 else 1
     height = -(-len(panels) // columns)
-    titles = [f"{site}, layer {layer}, dim {dim}" for site, layer, dim in panels]
+    titles = [place.title for place in panels]
     titles += [""] * (height * columns - len(panels)) + ["measured: negative log-likelihood (nats, smoothed)"]
     # A model without a vocabulary head has no likelihood, and its figure no panel for one.
-    measured = not np.isnan(run.nll["origin"][1:]).all()
+    measured = not np.isnan(run.nll[ORIGIN][1:]).all()
     last: list[list[Any]] = [[{"colspan": columns}] + [None] * (columns - 1)] if measured else []
     total = height + len(last)
     figure = make_subplots(
         rows=total, cols=columns, subplot_titles=titles[: height * columns + len(last)], vertical_spacing=0.32 / total,
         specs=[[{} for _ in range(columns)] for _ in range(height)] + last, horizontal_spacing=0.24,
     )  # fmt: skip
-    info, settings = run.info, settings or detection_settings(run.info)
+    info, settings = run.info, settings or settings_of(run.info)
     places = [(number // columns + 1, number % columns + 1) for number in range(len(panels))]
     noisy = [draw_dimension(figure, at, run, mine, settings) for at, mine in zip(places, panels.values(), strict=True)]
     if measured:
-        draw_nll(figure, (total, 1), run, rows, settings)
-    schemes = list(dict.fromkeys(row["scheme"] for row in rows))
-    notes = caption(info, schemes, _median_width(settings.run_at(info["window"])) if any(noisy) else None)
+        draw_nll(figure, (total, 1), run, verdicts, settings)
+    schemes = list(dict.fromkeys(one.scheme for one in verdicts))
+    notes = caption(info, schemes, _median_width(settings.run_at(info.window)) if any(noisy) else None)
     _legend(figure, schemes)
     more = f"the first {MAX_PANELS} panels; {left_out} more dimensions are in the run"
     tall = 330 * total + 80 * (not measured) + 18 * len(notes)
@@ -303,11 +305,11 @@ def threshold_figure(run: Run, rows: list[Row] | None = None, settings: Settings
     figure.update_layout(
         template="plotly_white", height=tall, legend_y=1 - (56 + 18 * (left_out > 0)) / tall,
         margin={"l": 64, "r": 160, "t": 118 + 18 * (left_out > 0), "b": 56 + 18 * len(notes)},
-        title={"text": f"{info['model']}: hidden states past the trained window, input {info['input']['spec']}, "
-               f"detector {rows[0]['detector']}" + (f"<br><sup>{more}</sup>" if left_out > 0 else ""),
+        title={"text": f"{info.model}: hidden states past the trained window, input {info.input.spec}, "
+               f"detector {verdicts[0].detector}" + (f"<br><sup>{more}</sup>" if left_out > 0 else ""),
                "y": 1 - 24 / tall, "yanchor": "top"},
     )  # fmt: skip
     # Names at the lines' ends lie right of the axis, which ends with the input.
-    figure.update_xaxes(title_text="position", title_standoff=4, range=[0, info["input"]["length"]])
+    figure.update_xaxes(title_text="position", title_standoff=4, range=[0, info.input.length])
     figure.update_yaxes(title_standoff=6)
     return figure

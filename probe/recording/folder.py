@@ -25,8 +25,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from probe.errors import ProbeError
-
-FORMAT = 1
+from probe.recording.info import FORMAT, RunInfo
+from probe.recording.place import Place
 
 
 def _target(path: Path, force: bool) -> None:
@@ -91,21 +91,27 @@ class Run:
     path: Path
 
     @cached_property
-    def info(self) -> dict[str, Any]:
+    def info(self) -> RunInfo:
         """Contents of `run.json`.
 
         Raises:
             ProbeError: the folder is not a run, or one of a newer format.
         """
         try:
-            info = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+            found = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):  # unreadable, not JSON, or not even text
             raise ProbeError(f"{self.path}: expected a run folder with a readable run.json") from None
-        if not isinstance(info, dict) or info.get("format") != FORMAT:
+        form = found.get("format") if isinstance(found, dict) else found
+        if form not in (1, FORMAT):
+            raise ProbeError(f"{self.path}: expected run format {FORMAT} or 1, got {form!r}")
+        try:
+            return RunInfo.from_json(found)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            said = str(error).splitlines()[0]
             raise ProbeError(
-                f"{self.path}: expected run format {FORMAT}, got {info.get('format') if isinstance(info, dict) else info!r}"
-            )
-        return info
+                f"{self.path}: run.json lacks what a run of format {form} has ({type(error).__name__}: {said}); "
+                "make the run again"
+            ) from None
 
     @cached_property
     def trace(self) -> dict[str, NDArray[np.float32]]:
@@ -140,16 +146,31 @@ class Run:
             series[name] = values
         return series
 
+    def table(self, name: str) -> list[dict[str, Any]]:
+        """Rows of one of the run's tables, such as "thresholds".
+
+        Raises:
+            ProbeError: the file is missing or damaged.
+        """
+        try:
+            rows: list[dict[str, Any]] = pq.read_table(self.path / f"{name}.parquet").to_pylist()
+        except (OSError, pa.ArrowException) as error:
+            said = str(error).splitlines()[0]
+            raise ProbeError(f"{self.path}: {name}.parquet cannot be read ({said})") from None
+        return rows
+
     def series(self, scheme: str, site: str, layer: int, dim: int) -> NDArray[np.float64]:
         """One dimension over positions.
 
         Raises:
             ProbeError: it was not recorded.
         """
-        key = f"{scheme}/{site}.{layer}"
-        if key not in self.trace or dim not in self.info["dims"]:
-            raise ProbeError(f"{self.path.name}: {key} dim {dim} was not recorded; recorded: {', '.join(self.trace)}")
-        return self.trace[key][:, self.info["dims"].index(dim)].astype(np.float64)
+        place = Place(scheme, site, layer, dim)
+        if place.key not in self.trace or dim not in self.info.dims:
+            raise ProbeError(
+                f"{self.path.name}: {place.key} dim {dim} was not recorded; recorded: {', '.join(self.trace)}"
+            )
+        return self.trace[place.key][:, self.info.dims.index(dim)].astype(np.float64)
 
 
 def list_runs(root: Path) -> list[Run]:

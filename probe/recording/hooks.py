@@ -10,10 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from probe.errors import ProbeError, unknown
+from probe.errors import FieldError, ProbeError
+from probe.recording.sites import SITES
 from probe.seam.chunked_prefill import marked
 from probe.seam.construction import ProbedModel
-from probe.seam.families import SITES, Family, family_of
+from probe.seam.families import Family, family_of
 
 Key = tuple[str, int]
 """(site, 1-based layer)."""
@@ -63,17 +64,14 @@ def check_sites(
     Raises:
         ProbeError: an unknown site, or a layer or dimension out of range; the message says the range.
     """
-    for site in sites:
-        if site not in SITES:
-            raise unknown("site", site, SITES)
+    width = min((SITES[site].width(model.config) for site in sites), default=0)
     count = len(family.layer_list(model))
     for layer in layers:
         if not 1 <= layer <= count:
-            raise ProbeError(f"--layer: expected 1 to {count} (layer 1 is the first), got {layer}")
-    width = model.config.hidden_size
+            raise FieldError("layers", f"1 to {count} (layer 1 is the first)", layer)
     for dim in dims:
         if not 0 <= dim < width:
-            raise ProbeError(f"--dim: expected 0 to {width - 1}, got {dim}")
+            raise FieldError("dims", f"0 to {width - 1}", dim)
 
 
 @contextmanager
@@ -82,7 +80,7 @@ def record(model: ProbedModel, sites: Iterable[str], layers: Iterable[int], dims
 
     Args:
         model: a causal LM of a supported family.
-        sites: of `SITES`.
+        sites: names in `SITES`.
         layers: 1-based; layer n's "resid" is `hidden_states[n]` (before the final norm for the last one).
         dims: 0-based dimensions of the hidden state.
 
@@ -99,7 +97,8 @@ def record(model: ProbedModel, sites: Iterable[str], layers: Iterable[int], dims
         def keep(_module: nn.Module, _inputs: object, output: object) -> None:
             recording.add(key, output)
 
-        handles.append(family.site_module(model, key[1], key[0]).register_forward_hook(keep))
+        layer = family.layer_list(model)[key[1] - 1]
+        handles.append(SITES[key[0]].module(family, layer).register_forward_hook(keep))
 
     try:
         for site in sites:

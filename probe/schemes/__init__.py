@@ -1,12 +1,13 @@
 """Position schemes: four choices (frequencies, weave, visibility, scale), compiled to pieces of ordinary attention."""
 
 from probe.schemes.options import OPTIONS, Option
-from probe.schemes.parse import check_texts, parse_scheme, parse_schemes
+from probe.schemes.parse import check_texts, parse_scheme, parse_schemes, resolve_schemes
 from probe.schemes.presets import PRESETS, Preset, make_scheme
-from probe.schemes.scheme import Scheme
+from probe.schemes.scheme import ORIGIN, Scheme
 
 __all__ = [
     "OPTIONS",
+    "ORIGIN",
     "PRESETS",
     "Option",
     "Preset",
@@ -15,4 +16,5 @@ __all__ = [
     "make_scheme",
     "parse_scheme",
     "parse_schemes",
+    "resolve_schemes",
 ]

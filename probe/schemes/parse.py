@@ -14,6 +14,7 @@ commas. `probe schemes` lists every name, parameter and default.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from probe.errors import ProbeError
 from probe.schemes.options import add_part, part_named
@@ -109,3 +110,12 @@ def parse_schemes(text: str, window: int) -> list[Scheme]:
         if specs.count(spec) > 1:
             raise ProbeError(f"--scheme: {spec} is named twice")
     return schemes
+
+
+def resolve_schemes(schemes: str | Scheme | Sequence[str | Scheme], window: int) -> list[Scheme]:
+    """Schemes given as text, as objects, or both, for a window M."""
+    given = [schemes] if isinstance(schemes, str | Scheme) else list(schemes)
+    found: list[Scheme] = []
+    for one in given:
+        found += [one] if isinstance(one, Scheme) else parse_schemes(one, window)
+    return found

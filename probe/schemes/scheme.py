@@ -15,6 +15,9 @@ from constructions.weave import Leaky, Linear, Weave
 from probe.schemes.frequencies import Frequencies, check_stretch, stretch
 from probe.schemes.visibility import Visibility
 
+ORIGIN = "origin"
+"""The scheme that changes nothing: the model as trained, on which every threshold is calibrated."""
+
 Value = float | str
 """Of a parameter: a number, or one of a few names."""
 

@@ -19,9 +19,6 @@ from probe.seam.construction import ProbedModel, ToyModel
 from probe.seam.own_attention import BLOOM, FALCON, MPT, OwnAttention
 from probe.seam.positions import Bias, Nowhere, Positions, Rope, falcon_slopes, follows, geometric_slopes, mpt_slopes
 
-SITES = ("resid", "attn", "mlp")
-"""Recordable sites of a layer: its output (the residual stream), its attention's output, its MLP's output."""
-
 
 def _no_slopes(config: Any) -> Tensor | None:
     return None
@@ -71,12 +68,6 @@ class Family:
     def attentions(self, model: ProbedModel) -> list[nn.Module]:
         """The attention module of every layer."""
         return [layer.get_submodule(self.attn) for layer in self.layer_list(model)]
-
-    def site_module(self, model: ProbedModel, layer: int, site: str) -> nn.Module:
-        """The module whose output is `site` of the 1-based `layer`."""
-        module = self.layer_list(model)[layer - 1]
-        paths = {"attn": self.attn_site or self.attn, "mlp": self.mlp}
-        return module if site == "resid" else module.get_submodule(paths[site])
 
     def layer_positions(self, model: ProbedModel, angle_dtype: torch.dtype = torch.float32) -> list[Positions]:
         """How positions enter each layer of a model that is not a construction."""

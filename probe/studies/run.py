@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,47 +16,139 @@ from jaxtyping import Int
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from probe.errors import ProbeError, unknown
+from probe.errors import FieldError, ProbeError, unknown
 from probe.models.load import LoadedModel
-from probe.provenance import environment
-from probe.recording.folder import FORMAT, Run, new_run_folder, write_json, write_table, write_trace
+from probe.provenance import Provenance
+from probe.recording.folder import Run, new_run_folder, write_json, write_table, write_trace
 from probe.recording.hooks import Recording, check_sites, record
-from probe.schemes import Scheme, check_texts, make_scheme, parse_schemes
+from probe.recording.info import DetectionRecord, InputRecord, RunInfo, SchemeRecord
+from probe.recording.place import Place
+from probe.recording.sites import SITES
+from probe.schemes import ORIGIN, Scheme, check_texts, make_scheme, resolve_schemes
 from probe.seam.apply import BACKENDS, apply_scheme, check_scheme
 from probe.seam.chunked_prefill import check_chunk_batch
-from probe.seam.families import SITES
 from probe.tasks.inputs import make_input
 from probe.tasks.nll import nll_per_position, not_finite
-from probe.thresholds.detectors import DETECTORS, Settings, check_burn_in
-from probe.thresholds.rows import REFERENCE, threshold_rows
+from probe.thresholds.detectors import DETECTORS, DetectorSettings, check_burn_in
+from probe.thresholds.verdicts import Recorded, Verdict, judge
 
 Progress = Callable[[float, str], None]
 """Called with the share done, 0 to 1, and a line that says what is going on."""
 
 
+Numbers = Sequence[int] | Literal["all"] | None
+"""Layers or dimensions: some, all, or (None) those that the model suggests."""
+SchemesAsked = str | Scheme | Sequence[str | Scheme] | None
+"""Schemes as text, as objects, or (None) those that the model suggests."""
+
+
 @dataclass(frozen=True)
 class RunSettings:
-    """What a run records and how it judges. Layers are 1-based, dims 0-based; without a detector it is the model's."""
+    """What a run records and how it judges. What is None is the model's, and `resolve` fills it in, for every face.
 
-    layers: tuple[int, ...] = (1, 2)
-    dims: tuple[int, ...] = (0, 1)
-    sites: tuple[str, ...] = ("resid",)
-    schemes: str = "origin,dynamic-ntk,rerope"
-    input: str = "word:hello"
+    Attributes:
+        layers: 1 is the first; "all".
+        dims: 0 is the first; "all".
+        sites: names in `SITES`.
+        schemes: text such as "origin,rerope(N=64)", scheme objects, or both in a list.
+        input: as `make_input` takes it.
+        length: tokens; None is four windows, or a file whole.
+        samples: sequences to average over, for inputs that have several.
+        detector: of `DETECTORS`.
+        detection: how it judges.
+        backend: of the attention, "pieces" or "dense".
+        chunk_batch: middle chunks of a chunked prompt in one call, or "auto".
+        seed: draws the input.
+
+    Raises:
+        ProbeError: whatever needs no model to be seen to be wrong.
+    """
+
+    layers: Numbers = None
+    dims: Numbers = None
+    sites: Sequence[str] = ("resid",)
+    schemes: SchemesAsked = None
+    input: str | None = None
     length: int | None = None
     samples: int = 1
     detector: str | None = None
-    detection: Settings = field(default_factory=Settings)
+    detection: DetectorSettings = field(default_factory=DetectorSettings)
     backend: str = "pieces"
     chunk_batch: int | str = "auto"
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        check_chunk_batch(self.chunk_batch)
+        for name, least in (("length", 2), ("samples", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise FieldError(name, f"at least {least}", value)
+        if self.detector is not None:
+            DETECTORS[self.detector]
+        if self.backend not in BACKENDS:
+            raise unknown("backend", self.backend, BACKENDS)
+        for name in ("layers", "dims", "sites"):
+            chosen = getattr(self, name)
+            if chosen is not None and not len(chosen):
+                raise FieldError(name, "at least one", "none")
+        for site in self.sites:
+            SITES[site]
+        if isinstance(self.schemes, str):
+            check_texts(self.schemes)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Settings with everything filled in for one model: what will run."""
+
+    layers: tuple[int, ...]
+    dims: tuple[int, ...]
+    sites: tuple[str, ...]
+    asked: list[Scheme]
+    schemes: list[Scheme]
+    ids: Int[Tensor, "samples length"]
+    input: str
+    detector: str
+    chosen: RunSettings
+
+    @property
+    def length(self) -> int:
+        """Tokens of a sample."""
+        return self.ids.shape[1]
+
+
+def _chosen(value: Numbers, everything: Iterable[int], suggested: tuple[int, ...]) -> tuple[int, ...]:
+    if value is None:
+        return suggested
+    return tuple(everything) if value == "all" else tuple(dict.fromkeys(int(number) for number in value))
+
+
+def resolve(loaded: LoadedModel, settings: RunSettings) -> Plan:
+    """Fill in what the settings leave to the model, and refuse what does not fit it, before anything runs.
+
+    Raises:
+        ProbeError: a scheme, layer, dimension, input or burn-in that does not fit the model.
+    """
+    check_burn_in(loaded.window, settings.detection)
+    sites = tuple(dict.fromkeys(settings.sites))
+    layers = _chosen(settings.layers, range(1, loaded.layers + 1), loaded.layers_shown)
+    dims = _chosen(settings.dims, range(loaded.model.config.hidden_size), loaded.dims_shown)
+    check_sites(loaded.model, loaded.family, sites, layers, dims)
+    asked = resolve_schemes(loaded.schemes if settings.schemes is None else settings.schemes, loaded.window)
+    spec = loaded.input if settings.input is None else settings.input
+    ids = make_input(loaded, spec, settings.length, settings.samples, settings.seed)
+    for scheme in asked:
+        check_scheme(loaded.model, scheme)
+        scheme.weave_at(ids.shape[1])  # an input that it does not reach is refused before anything runs
+    schemes = [make_scheme(ORIGIN, loaded.window), *(scheme for scheme in asked if scheme.spec != ORIGIN)]
+    return Plan(layers, dims, sites, asked, schemes, ids, spec, settings.detector or loaded.detector, settings)
+
 
 @dataclass(frozen=True)
 class Pass:
-    """What one scheme's pass gave: values by "site.layer" [positions, dims], NLL per position, seconds."""
+    """What one scheme's pass gave: recorded values [positions, dims] by place, NLL per position, seconds."""
 
-    values: dict[str, NDArray[np.float32]]
+    values: dict[Place, NDArray[np.float32]]
     nll: NDArray[np.float64]
     seconds: float
 
@@ -99,16 +190,18 @@ def _checked(array: NDArray[np.float32], where: str) -> NDArray[np.float32]:
     return array
 
 
-def _collect(recording: Recording, settings: RunSettings, scheme: str) -> dict[str, NDArray[np.float32]]:
+def _collect(recording: Recording, plan: Plan, scheme: str) -> dict[Place, NDArray[np.float32]]:
     """Recorded values of one scheme as [positions, dims], the mean over samples.
 
     Raises:
         ProbeError: a hidden state is NaN or infinite.
     """
     return {
-        f"{site}.{layer}": _checked(recording.values(site, layer).mean(0).numpy(), f"{scheme} at {site}.{layer}")
-        for site in settings.sites
-        for layer in settings.layers
+        Place(scheme, site, layer): _checked(
+            recording.values(site, layer).mean(0).numpy(), f"{scheme} at {site}.{layer}"
+        )
+        for site in plan.sites
+        for layer in plan.layers
     }
 
 
@@ -121,63 +214,29 @@ def _score(loaded: LoadedModel, ids: Int[Tensor, "1 length"]) -> NDArray[np.floa
     return np.full(ids.shape[1], np.nan)
 
 
-def run_pass(
-    loaded: LoadedModel,
-    scheme: Scheme,
-    ids: Int[Tensor, "samples length"],
-    settings: RunSettings,
-    tick: Callable[[float], None],
-) -> Pass:
+def run_pass(loaded: LoadedModel, scheme: Scheme, plan: Plan, tick: Callable[[float], None]) -> Pass:
     """Run the model under a scheme, recording and scoring in the same pass.
 
-    Several samples run one after another, and what is kept is their mean at every position. `tick` is told shares of a sample's
-    pass as they are done.
+    Several samples run one after another, and what is kept is their mean at every position. `tick` is told shares of a
+    sample's pass as they are done.
     """
     began = time.perf_counter()
-    values: dict[str, NDArray[np.float32]] = {}
-    nll = np.zeros(ids.shape[1])
-    for row in ids.split(1):
+    values: dict[Place, NDArray[np.float32]] = {}
+    nll = np.zeros(plan.length)
+    settings = plan.chosen
+    for row in plan.ids.split(1):
         with (
             apply_scheme(loaded.model, scheme, backend=settings.backend, chunk_batch=settings.chunk_batch),
-            record(loaded.model, settings.sites, settings.layers, settings.dims) as recording,
-            _layer_progress(loaded, tick, ids.shape[1]),
+            record(loaded.model, plan.sites, plan.layers, plan.dims) as recording,
+            _layer_progress(loaded, tick, plan.length),
         ):
-            nll += _score(loaded, row.to(loaded.device)) / len(ids)
-        for key, array in _collect(recording, settings, scheme.spec).items():
-            share = array / np.float32(len(ids))
-            values[key] = values[key] + share if key in values else share
+            nll += _score(loaded, row.to(loaded.device)) / len(plan.ids)
+        for place, array in _collect(recording, plan, scheme.spec).items():
+            share = array / np.float32(len(plan.ids))
+            values[place] = values[place] + share if place in values else share
     if loaded.family.head and not np.isfinite(nll[1:]).all():
         raise not_finite(scheme.spec)
     return Pass(values, nll, time.perf_counter() - began)
-
-
-def check_choices(
-    detector: str | None, backend: str, chunk_batch: int | str, sites: Sequence[str], schemes: str | None
-) -> None:
-    """Refuse what needs no model to be seen; as `RunSettings` has it, with None for what is not chosen yet.
-
-    Raises:
-        ProbeError: an unknown name, no site, a chunk batch that is no number, or schemes whose text is wrong.
-    """
-    check_chunk_batch(chunk_batch)
-    for what, name, known in (
-        ("detector", detector, DETECTORS),
-        ("backend", backend, BACKENDS),
-        *(("site", site, SITES) for site in sites),
-    ):
-        if name is not None and name not in known:
-            raise unknown(what, name, known)
-    if schemes is not None:
-        check_texts(schemes)
-
-
-def _validate(loaded: LoadedModel, settings: RunSettings) -> None:
-    check_choices(settings.detector, settings.backend, settings.chunk_batch, settings.sites, settings.schemes)
-    check_burn_in(loaded.window, settings.detection)
-    for name, values in (("layer", settings.layers), ("dim", settings.dims), ("site", settings.sites)):
-        if not values:
-            raise ProbeError(f"--{name}: expected at least one, got none")
-    check_sites(loaded.model, loaded.family, settings.sites, settings.layers, settings.dims)
 
 
 def run_probe(
@@ -186,7 +245,7 @@ def run_probe(
     """Probe a loaded model and write the run folder.
 
     The model as trained (`origin`) is always run, since every threshold is calibrated on it; it is among the
-    rows only if it was asked for.
+    verdicts only if it was asked for.
 
     Args:
         loaded: from `load_model`.
@@ -198,26 +257,14 @@ def run_probe(
     Raises:
         ProbeError: bad settings, an unusable place, NaN in the hidden states. Nothing is left at `out` then.
     """
-    judge = settings.detector or loaded.detector
-    settings = replace(settings, detector=judge)
-    _validate(loaded, settings)
-    asked = parse_schemes(settings.schemes, loaded.window)
-    ids = make_input(loaded, settings.input, settings.length, settings.samples, settings.seed)
-    for scheme in asked:
-        check_scheme(loaded.model, scheme)
-        scheme.weave_at(ids.shape[1])  # an input that it does not reach is refused before anything runs
+    plan = resolve(loaded, settings)
     torch.manual_seed(settings.seed)
     with new_run_folder(out, force=force) as part:
-        schemes = [make_scheme(REFERENCE, loaded.window), *(s for s in asked if s.spec != REFERENCE)]
-        passes = _all_passes(loaded, schemes, ids, settings, progress)
-        shown = [scheme.spec for scheme in asked]
-        trace, nll = _joined(passes), {spec: one.nll for spec, one in passes.items()}
-        tables = {
-            name: threshold_rows(trace, nll, settings.dims, shown, loaded.window, name, settings.detection)
-            for name in DETECTORS
-        }
-        info = _info(loaded, settings, schemes, shown, ids, passes) | {"rows": tables[judge]}
-        _write(part, info, passes, tables)
+        passes = _all_passes(loaded, plan, progress)
+        info = _info(loaded, plan, passes)
+        recorded = Recorded(_joined(passes), _nll(passes), plan.dims, loaded.window, info.vocabulary)
+        verdicts = [verdict for name in DETECTORS for verdict in judge(recorded, info.shown, name, settings.detection)]
+        _write(part, info, recorded, verdicts)
         _draw(part)
     return Run(out.expanduser().absolute())
 
@@ -234,77 +281,78 @@ def _draw(part: Path) -> None:
 
 
 def _joined(passes: dict[str, Pass]) -> dict[str, NDArray[np.float32]]:
-    """Recorded values of all schemes by "scheme/site.layer"."""
-    return {f"{spec}/{key}": array for spec, one in passes.items() for key, array in one.values.items()}
+    """Recorded values of all schemes by `Place.key`."""
+    return {place.key: array for one in passes.values() for place, array in one.values.items()}
 
 
-def _all_passes(
-    loaded: LoadedModel, schemes: list[Scheme], ids: Tensor, settings: RunSettings, progress: Progress
-) -> dict[str, Pass]:
-    total, done = len(schemes) * len(ids), 0.0
+def _nll(passes: dict[str, Pass]) -> dict[str, NDArray[np.float64]]:
+    return {spec: one.nll for spec, one in passes.items()}
+
+
+def _all_passes(loaded: LoadedModel, plan: Plan, progress: Progress) -> dict[str, Pass]:
+    total, done = len(plan.schemes) * len(plan.ids), 0.0
     passes = {}
-    for scheme in schemes:
+    for scheme in plan.schemes:
 
         def tick(share: float, spec: str = scheme.spec) -> None:
             nonlocal done
             done += share
             progress(min(1.0, done / total), spec)
 
-        passes[scheme.spec] = run_pass(loaded, scheme, ids, settings, tick)
+        passes[scheme.spec] = run_pass(loaded, scheme, plan, tick)
     return passes
 
 
-def _scheme_info(scheme: Scheme, length: int) -> dict[str, Any]:
-    """What a scheme was: its parameters, the weave's as they came out for this length, and where the input was cut in chunks."""
-    return {
-        "parameters": scheme.parameters,
-        "weave": scheme.weave_at(length).parameters(),
-        "borders": scheme.borders_at(length),
-    }
+def _scheme_record(scheme: Scheme, length: int, seconds: float) -> SchemeRecord:
+    """What a scheme was: its parameters, the weave's as they came out for this length, and where the input was cut."""
+    weave = scheme.weave_at(length).parameters()
+    return SchemeRecord(scheme.parameters, weave, tuple(scheme.borders_at(length)), round(seconds, 3))
 
 
-def _info(
-    loaded: LoadedModel,
-    settings: RunSettings,
-    schemes: list[Scheme],
-    shown: list[str],
-    ids: Tensor,
-    passes: dict[str, Pass],
-) -> dict[str, Any]:
-    digest = hashlib.sha256(ids.numpy().tobytes()).hexdigest()
-    return {
-        "format": FORMAT,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "model": loaded.name,
-        "family": loaded.family.model_type,
-        "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
-        "window": loaded.window,
-        "dtype": str(loaded.model.dtype).removeprefix("torch."),
-        "device": str(loaded.device),
-        "threads": torch.get_num_threads(),
-        "layers": list(settings.layers), "dims": list(settings.dims), "sites": list(settings.sites),
-        "schemes": {s.spec: _scheme_info(s, ids.shape[1]) | {"seconds": round(passes[s.spec].seconds, 3)} for s in schemes},
-        "shown": shown,
-        "input": {"spec": settings.input, "length": ids.shape[1], "samples": len(ids), "sha256": digest},
-        "detector": settings.detector,
-        "detection": asdict(settings.detection) | {
-            "burn_in_used": settings.detection.burn_in_at(loaded.window), "run_used": settings.detection.run_at(loaded.window),
+def _vocabulary(loaded: LoadedModel) -> int | None:
+    """Tokens that a uniform guess would be among; None for a model that guesses none."""
+    return int(loaded.model.get_input_embeddings().num_embeddings) if loaded.family.head else None
+
+
+def _info(loaded: LoadedModel, plan: Plan, passes: dict[str, Pass]) -> RunInfo:
+    settings, length = plan.chosen, plan.length
+    used = settings.detection.at(loaded.window)
+    return RunInfo(
+        model=loaded.name,
+        family=loaded.family.model_type,
+        parameters=sum(parameter.numel() for parameter in loaded.model.parameters()),
+        window=loaded.window,
+        vocabulary=_vocabulary(loaded),
+        dtype=str(loaded.model.dtype).removeprefix("torch."),
+        device=str(loaded.device),
+        layers=plan.layers,
+        dims=plan.dims,
+        sites=plan.sites,
+        schemes={one.spec: _scheme_record(one, length, passes[one.spec].seconds) for one in plan.schemes},
+        shown=tuple(scheme.spec for scheme in plan.asked),
+        input=InputRecord(plan.input, length, len(plan.ids), hashlib.sha256(plan.ids.numpy().tobytes()).hexdigest()),
+        detector=plan.detector,
+        detection=DetectionRecord(
+            **asdict(settings.detection), burn_in_used=used.burn_in or 0, run_length_used=used.run_length or 0
+        ),
+        backend=settings.backend,
+        chunk_batch=settings.chunk_batch,
+        seed=settings.seed,
+        provenance=Provenance.now(),
+    )
+
+
+def _write(part: Path, info: RunInfo, recorded: Recorded, verdicts: Sequence[Verdict]) -> None:
+    write_json(part / "run.json", info.to_json())
+    write_trace(part / "trace.safetensors", recorded.trace)
+    positions = np.arange(1, info.input.length)
+    write_table(
+        part / "nll.parquet",
+        {
+            "scheme": [spec for spec in recorded.nll for _ in positions],
+            "position": np.tile(positions, len(recorded.nll)),
+            "nll": np.concatenate([nll[1:] for nll in recorded.nll.values()]),
         },
-        "backend": settings.backend,
-        "chunk_batch": settings.chunk_batch,
-        "seed": settings.seed,
-        **environment(),
-    }  # fmt: skip
-
-
-def _write(part: Path, info: dict[str, Any], passes: dict[str, Pass], tables: dict[str, list[dict[str, Any]]]) -> None:
-    write_json(part / "run.json", info)
-    write_trace(part / "trace.safetensors", _joined(passes))
-    positions = np.arange(1, len(next(iter(passes.values())).nll))
-    write_table(part / "nll.parquet", {
-        "scheme": [spec for spec in passes for _ in positions],
-        "position": np.tile(positions, len(passes)),
-        "nll": np.concatenate([one.nll[1:] for one in passes.values()]),
-    })  # fmt: skip
-    rows = [row for table in tables.values() for row in table]
-    write_table(part / "thresholds.parquet", {name: [row[name] for row in rows] for name in rows[0]})
+    )
+    names = [one.name for one in fields(Verdict)]
+    write_table(part / "thresholds.parquet", {name: [getattr(verdict, name) for verdict in verdicts] for name in names})

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from scipy.ndimage import median_filter
 
-from probe.thresholds.detectors import Detection, Series, Settings, Threshold, in_window, robust_sd
+from probe.thresholds.detectors import (
+    Detection,
+    DetectorSettings,
+    Series,
+    Threshold,
+    Untold,
+    can_calibrate,
+    in_window,
+    robust_sd,
+    too_short,
+)
 
 NLL_FLOOR = 0.2
 """Nats: a rise smaller than this (a perplexity up by 22%) is no failure, however quiet the window was."""
@@ -21,7 +33,7 @@ def smooth_nll(nll: Series, run: int) -> Series:
     return median_filter(filled, size=2 * (run // 2) + 1, mode="nearest")
 
 
-def nll_threshold(reference: Series, window: int, settings: Settings, floor: float = NLL_FLOOR) -> Threshold:
+def nll_threshold(reference: Series, window: int, settings: DetectorSettings, floor: float = NLL_FLOOR) -> Threshold:
     """The upper end of the reference's in-window NLL, widened by the margin or `floor` nats, whichever is more."""
     run = settings.run_at(window)
     values = in_window(smooth_nll(reference, run), window, settings)
@@ -30,16 +42,48 @@ def nll_threshold(reference: Series, window: int, settings: Settings, floor: flo
 
 
 def measured_failure(
-    reference: Series, series: Series, window: int, settings: Settings, floor: float = NLL_FLOOR
-) -> Detection:
+    reference: Series,
+    series: Series,
+    window: int,
+    settings: DetectorSettings,
+    floor: float = NLL_FLOOR,
+    vocabulary: int | None = None,
+) -> Detection | Untold:
     """Where a scheme's NLL lastingly leaves the band of the model as trained.
 
     Args:
-        reference: NLL per position of `origin`, nats; entry 0 is NaN.
+        reference: NLL per position of `origin`, nats; entry 0 is NaN. NaN everywhere for a model without a head.
         series: NLL per position of the scheme, likewise.
         window: trained window M.
         settings: burn-in, run length (also the smoothing width) and margin.
         floor: least rise that counts, nats.
+        vocabulary: tokens of the model's vocabulary; a likelihood that is no better inside the window than a uniform
+            guess among them, ln V nats, cannot fail. None where it is not known.
+
+    Returns:
+        The verdict; or why this input cannot tell.
     """
+    if np.isnan(reference[1:]).all():
+        return Untold("the model has no vocabulary head, so there is no likelihood")
+    if not can_calibrate(reference, window, settings):
+        return too_short(len(reference), window, settings)
     threshold = nll_threshold(reference, window, settings, floor)
-    return threshold.judge(smooth_nll(np.asarray(series, dtype=np.float64), settings.run_at(window)))
+    found = threshold.judge(smooth_nll(np.asarray(series, dtype=np.float64), settings.run_at(window)))
+    return _no_better_than_a_guess(reference, window, settings, threshold.value, vocabulary) or found
+
+
+def _no_better_than_a_guess(
+    reference: Series, window: int, settings: DetectorSettings, band: float, vocabulary: int | None
+) -> Untold | None:
+    """Why a likelihood that never was good says nothing about failure; None where it was."""
+    if vocabulary is None:
+        return None
+    guess = math.log(vocabulary)
+    level = float(np.median(in_window(smooth_nll(reference, settings.run_at(window)), window, settings)))
+    said = f"a uniform guess among {vocabulary} tokens, {guess:.3g} nats"
+    advice = "take an input that the model can predict: held-out text, or a task"
+    if level >= guess:
+        return Untold(f"inside the window the likelihood is {level:.3g} nats, no better than {said}; {advice}")
+    if band >= guess:
+        return Untold(f"the in-window band reaches {band:.3g} nats, to {said}, so a failure could not show; {advice}")
+    return None

@@ -43,17 +43,17 @@ def test_run_button_makes_a_run_and_shows_it(open_app, runs, tiny_folder):
     (run,) = list_runs(runs)
     assert app.selectbox(key="run").value == run.path.name
     assert run.path.name.endswith("-tiny")
-    assert run.info["input"] == run.info["input"] | {"spec": "token:5", "length": 100}
-    assert (run.info["layers"], run.info["dims"], run.info["sites"]) == ([2], [0, 1, 2, 3], ["resid", "mlp"])
-    assert run.info["shown"] == ["origin", "dynamic-ntk", "rerope", "rerope(N=8)+logn"]
-    assert list(app.dataframe[0].value["scheme"]) == run.info["shown"]
+    assert (run.info.input.spec, run.info.input.length) == ("token:5", 100)
+    assert (run.info.layers, run.info.dims, run.info.sites) == ((2,), (0, 1, 2, 3), ("resid", "mlp"))
+    assert list(run.info.shown) == ["origin", "dynamic-ntk", "rerope", "rerope(N=8)+logn"]
+    assert list(app.dataframe[0].value["scheme"]) == list(run.info.shown)
     assert not app.get("progress")
 
 
 def test_length_left_open_is_four_windows(open_app, runs, tiny_folder):
     app = press(fill(open_app("--model", tiny_folder), new_schemes=["origin"]))
     assert not app.error
-    assert list_runs(runs)[0].info["input"]["length"] == 4 * 64
+    assert list_runs(runs)[0].info.input.length == 4 * 64
 
 
 @pytest.mark.parametrize(

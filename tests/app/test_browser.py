@@ -17,6 +17,9 @@ from pathlib import Path
 import pytest
 from websockets.sync.client import connect
 
+from probe.recording.place import Place
+from probe.thresholds.verdicts import read_verdicts
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 MAIN = Path(__file__).parents[2] / "app" / "main.py"
@@ -167,9 +170,9 @@ def test_figure_and_table_are_drawn_and_follow_the_slider(server, runs, probe_in
             assert text in page.value(FIGURE)
         for text in ("Threshold H", "Predicted failure", "Measured failure"):
             assert text in page.value(TABLE)
-        for row in run.info["rows"]:
-            if (row["site"], row["layer"], row["dim"]) == ("resid", 1, 0) and row["predicted"] is not None:
-                assert str(row["predicted"]) in page.value(TABLE)
+        for one in read_verdicts(run):
+            if one.place.under("origin") == Place("origin", "resid", 1, 0) and one.predicted is not None:
+                assert str(one.predicted) in page.value(TABLE)
         assert "reads 160 tokens" in page.text()
 
         page.value("document.querySelector('input[type=range][aria-label=Layer]').focus()")

@@ -19,7 +19,9 @@ import pytest
 from probe.errors import ProbeError
 from probe.models.load import load_model
 from probe.recording.folder import Run, list_runs, new_run_folder, write_json
+from probe.recording.info import RunInfo
 from probe.studies.run import RunSettings, run_probe
+from probe.thresholds.verdicts import read_verdicts
 
 SETTINGS = RunSettings(layers=(1, 3), dims=(4, 0), schemes="origin,rerope", input="token:5", length=200)
 
@@ -33,9 +35,13 @@ def test_a_run_folder_holds_everything_and_reads_back(tiny_folder: Path, tmp_pat
     assert {path.name for path in run.path.iterdir()} == {
         "run.json", "trace.safetensors", "nll.parquet", "thresholds.parquet", *(["figure.html"] if find_spec("plotly") else []),
     }  # fmt: skip
-    info = json.loads((run.path / "run.json").read_text())
-    assert info["window"] == 64 and info["input"]["length"] == 200 and info["seed"] == 0
-    assert info["versions"]["torch"] and info["schemes"]["rerope"]["parameters"] == {"N": 16}
+    written = json.loads((run.path / "run.json").read_text())
+    assert written["window"] == 64 and written["input"]["length"] == 200 and written["seed"] == 0
+    assert written["provenance"]["versions"]["torch"] and written["schemes"]["rerope"]["parameters"] == {"N": 16}
+    assert RunInfo.from_json(written) == run.info and run.info.to_json() == written | {
+        "layers": (1, 3),
+        "dims": (4, 0),
+    } | {key: run.info.to_json()[key] for key in ("sites", "shown", "schemes")}
     assert run.trace["rerope/resid.3"].shape == (200, 2)
     assert np.array_equal(run.series("origin", "resid", 1, 0), run.trace["origin/resid.1"][:, 1])
     assert pq.read_table(run.path / "nll.parquet").column_names == ["scheme", "position", "nll"]
@@ -48,7 +54,7 @@ def test_a_run_folder_holds_everything_and_reads_back(tiny_folder: Path, tmp_pat
 def test_the_same_settings_give_the_same_run(tiny_folder: Path, tmp_path: Path) -> None:
     a, b = (run_probe(load_model(str(tiny_folder)), SETTINGS, tmp_path / name) for name in "ab")
     assert all(np.array_equal(a.trace[key], b.trace[key]) for key in a.trace)
-    assert a.info["rows"] == b.info["rows"]
+    assert read_verdicts(a) == read_verdicts(b) and len(read_verdicts(a)) == 2 * 2 * 2
 
 
 @pytest.mark.parametrize("chunk_batch", [1, "auto"])
@@ -76,10 +82,10 @@ def test_a_run_is_replaced_only_by_force_and_only_when_the_new_one_is_whole(tmp_
         pass
     with pytest.raises(RuntimeError), new_run_folder(tmp_path / "run", force=True):
         raise RuntimeError
-    assert Run(tmp_path / "run").info["old"] is True
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["old"] is True
     with new_run_folder(tmp_path / "run", force=True) as part:
         write_json(part / "run.json", {"format": 1, "old": False})
-    assert Run(tmp_path / "run").info["old"] is False
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["old"] is False
     assert leftovers(tmp_path) == ["run"]
 
 
@@ -104,7 +110,7 @@ def test_places_that_would_lose_something_are_refused(tmp_path: Path) -> None:
 def test_foreign_and_newer_folders_are_told_apart(tmp_path: Path) -> None:
     (tmp_path / "newer").mkdir()
     write_json(tmp_path / "newer" / "run.json", {"format": 99})
-    with pytest.raises(ProbeError, match="expected run format 1, got 99"):
+    with pytest.raises(ProbeError, match="expected run format 2 or 1, got 99"):
         Run(tmp_path / "newer").info  # noqa: B018
     with pytest.raises(ProbeError, match="expected a run folder"):
         Run(tmp_path / "none").info  # noqa: B018

@@ -15,14 +15,14 @@ from probe.recording.folder import Run
 from probe.schemes import parse_scheme
 from probe.seam.apply import apply_scheme
 from probe.studies.run import RunSettings, run_probe
-from probe.thresholds.detectors import Settings
+from probe.thresholds.detectors import DetectorSettings
+from probe.thresholds.verdicts import read_verdicts
 
 
 def probe(name: str, tmp_path: Path, length: int, schemes: str | None = None) -> Run:
     loaded = load_model(name, length=length)
     settings = RunSettings(
-        layers=loaded.layers_shown, dims=loaded.dims_shown, schemes=schemes or loaded.schemes, input=loaded.input,
-        length=length, detection=Settings(run=1),
+        schemes=schemes, length=length, detection=DetectorSettings(run_length=1),
     )  # fmt: skip
     return run_probe(loaded, settings, tmp_path / "run")
 
@@ -33,9 +33,10 @@ def test_theorems_31_and_32_the_threshold_is_H_and_the_first_failure_follows_M(
     theorem: str, M: int, H: float, tmp_path: Path
 ) -> None:
     """o_T = H at T = M, and below it from M + 1 on."""
-    row = probe(f"construction:{theorem}(M={M},H={H})", tmp_path, 3 * M).info["rows"][0]
-    assert row["threshold"] == pytest.approx(H, abs=1e-6)
-    assert (row["direction"], row["predicted"], row["measured"]) == ("below", M + 1, None)
+    row = read_verdicts(probe(f"construction:{theorem}(M={M},H={H})", tmp_path, 3 * M))[0]
+    assert row.threshold == pytest.approx(H, abs=1e-6)
+    assert (row.direction, row.predicted, row.measured) == ("below", M + 1, None)
+    assert row.unmeasured is not None and "no vocabulary head" in row.unmeasured
 
 
 @pytest.mark.parametrize(
@@ -49,11 +50,11 @@ def test_theorem_33_and_corollary_41_the_detector_finds_the_horizon(
     name: str, weave: Weave, M: int, length: int, tmp_path: Path
 ) -> None:
     """The closed form's first failing position, from G(t) alone, is where the recorded dimension crosses."""
-    origin, woven = probe(name, tmp_path, length).info["rows"]
-    assert origin["predicted"] == M + 1
+    origin, woven = read_verdicts(probe(name, tmp_path, length))
+    assert origin.predicted == M + 1
     horizon = scan(weave, M + 1, 1.0, length, "mlp").first_failure
     assert horizon is not None and M + 1 < horizon < length
-    assert woven["predicted"] == horizon
+    assert woven.predicted == horizon
 
 
 def test_a_weave_put_in_by_the_scheme_is_the_construction_built_with_it() -> None:

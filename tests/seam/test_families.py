@@ -26,6 +26,7 @@ from probe.seam.apply import apply_scheme, check_scheme
 from probe.seam.families import FAMILIES, REFUSED
 from probe.seam.positions import falcon_slopes, geometric_slopes, mpt_slopes
 from probe.studies.run import RunSettings, run_probe
+from probe.thresholds.verdicts import read_verdicts
 
 FREQUENCIES = {"dynamic-ntk", "pi", "ntk", "yarn"}
 POSITIONS_ONLY = ["rerope", "leaky-rerope", "stair", "self-extend", "dual-chunk", "nope"]
@@ -408,9 +409,8 @@ def test_a_models_default_schemes_fit_it(name: str, schemes: str, tmp_path: Path
     TINY[name]().save_pretrained(tmp_path / name)
     loaded = load_model(str(tmp_path / name))
     assert (loaded.schemes, loaded.window) == (schemes, WINDOW)
-    settings = RunSettings(schemes=loaded.schemes, input="token:5", length=100)
-    info = run_probe(loaded, settings, tmp_path / "run").info
-    assert {row["scheme"] for row in info["rows"]} == set(schemes.split(","))
+    run = run_probe(loaded, RunSettings(input="token:5", length=100), tmp_path / "run")
+    assert {verdict.scheme for verdict in read_verdicts(run)} == set(schemes.split(","))
 
 
 def test_blooms_window_is_seq_length_or_must_be_given(tmp_path: Path) -> None:
