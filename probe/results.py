@@ -49,10 +49,10 @@ class Records(tuple[R, ...], Generic[R]):
         return [getattr(row, name) for row in self]
 
     def to_pandas(self) -> Any:
-        """A DataFrame, a column per field."""
+        """A DataFrame, a column per field; None is NA, and whole numbers stay whole beside it."""
         import pandas as pd
 
-        return pd.DataFrame(self.to_json())
+        return pd.DataFrame(self.to_json()).convert_dtypes()
 
     def _repr_html_(self) -> str:
         html: str = self.to_pandas()._repr_html_()

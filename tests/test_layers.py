@@ -21,6 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("probe.figures",),
     ("probe.studies", "probe.training", "probe.foreign"),
     ("probe.bench", "probe.peers"),
+    ("weavescope",),
     ("probe.cli",),
     ("probe.__main__", "app"),
 )
@@ -36,7 +37,7 @@ def room_of(module: str) -> str:
 
 
 def modules() -> Iterator[tuple[str, Path]]:
-    for folder in ("constructions", "probe", "app"):
+    for folder in ("constructions", "probe", "weavescope", "app"):
         for path in (ROOT / folder).rglob("*.py"):
             name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
             yield name.removesuffix(".__init__"), path

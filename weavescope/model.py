@@ -1,0 +1,324 @@
+"""One object with verbs: a language model, to run under any position scheme, to probe and to score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from probe.models.load import LoadedModel, load_model
+from probe.results import Result
+from probe.schemes import ORIGIN, Scheme, parse_scheme
+from probe.seam.apply import apply_scheme
+from probe.studies.run import Numbers, RunSettings, SchemesAsked, run_probe
+from probe.tasks.audit import audit
+from probe.tasks.evaluate import Evaluation
+from probe.thresholds.detectors import DetectorSettings
+from weavescope.run import Run, removed_with, temporary_run_folder
+
+Progress = Callable[[float, str], None]
+"""Told the share done, 0 to 1, and what is going on."""
+
+
+class Model:
+    """A causal language model with its tokenizer and its trained window; made by `load` or `wrap`.
+
+    Attributes:
+        loaded: what the library's inside works with: model, tokenizer, family, window and what a run shows by default.
+    """
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self.loaded = loaded
+
+    @property
+    def name(self) -> str:
+        """As it was named when it was loaded."""
+        return self.loaded.name
+
+    @property
+    def hf(self) -> Any:
+        """The transformers model itself."""
+        return self.loaded.model
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer; None where there is none."""
+        return self.loaded.tokenizer
+
+    @property
+    def window(self) -> int:
+        """Trained window M, tokens."""
+        return self.loaded.window
+
+    @property
+    def layers(self) -> int:
+        """Number of decoder layers."""
+        return self.loaded.layers
+
+    @property
+    def device(self) -> torch.device:
+        """Where its inputs go."""
+        return self.loaded.device
+
+    def __repr__(self) -> str:
+        return (
+            f"Model({self.name!r}: {self.loaded.family.model_type}, {self.layers} layers, window {self.window}, "
+            f"{self.hf.dtype} on {self.device})"
+        )
+
+    def scheme(self, scheme: str | Scheme) -> Scheme:
+        """A scheme for this model's window, from its text; an object is given back.
+
+        Raises:
+            ProbeError: the text does not parse, or names something unknown.
+        """
+        return scheme if isinstance(scheme, Scheme) else parse_scheme(scheme, self.window)
+
+    def encode(self, text: str) -> Tensor:
+        """Token ids [1, tokens] of a text, on the model's device.
+
+        Raises:
+            ProbeError: there is no tokenizer.
+        """
+        tokenizer = self.loaded.tokenizer_for("a text", "give token ids")
+        ids: Tensor = tokenizer(text, return_tensors="pt").input_ids
+        return ids.to(self.device)
+
+    @contextmanager
+    def under(
+        self, scheme: str | Scheme = ORIGIN, *, backend: str = "pieces", chunk_batch: int | str = "auto", **options: Any
+    ) -> Iterator[Model]:
+        """Run the model under a scheme inside the context, and leave no trace.
+
+        Args:
+            scheme: text such as "mesa+logn", or an object, one of your own too.
+            backend: "pieces" (fast) or "dense" (the reference, with gradients).
+            chunk_batch: middle chunks of a chunked prompt that go through the model together.
+            options: further ones of `probe.seam.apply.apply_scheme`: exact_angles, prompt, observe.
+
+        Raises:
+            ProbeError: a scheme that the model has no use for, or one applied already.
+        """
+        with apply_scheme(self.hf, self.scheme(scheme), backend=backend, chunk_batch=chunk_batch, **options):
+            yield self
+
+    def __call__(self, ids: Tensor, **options: Any) -> Any:
+        """The transformers model's own forward, without gradients.
+
+        Args:
+            ids: token ids [batch, tokens].
+            options: of the model's forward.
+        """
+        with torch.no_grad():
+            return self.hf(ids, **options)
+
+    def generate(self, prompt: str | Tensor, **options: Any) -> Any:
+        """Continue a prompt, as `generate` of transformers does, greedily unless told otherwise.
+
+        Args:
+            prompt: a text, or token ids [batch, tokens].
+            options: of `generate`: max_new_tokens, do_sample, ...
+
+        Returns:
+            For a text the new text; for ids what transformers returns, the prompt's ids included.
+        """
+        options = {"do_sample": False} | options
+        if isinstance(prompt, Tensor):
+            return self.hf.generate(prompt, **options)
+        ids = self.encode(prompt)
+        made = self.hf.generate(ids, **options)
+        return self.tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True)
+
+    def probe(
+        self,
+        schemes: SchemesAsked = None,
+        *,
+        layers: Numbers = None,
+        dims: Numbers = None,
+        sites: Sequence[str] = ("resid",),
+        input: Any = None,
+        length: int | None = None,
+        samples: int = 1,
+        detector: str | None = None,
+        burn_in: int | None = None,
+        run_length: int | None = None,
+        margin: float = 3.0,
+        backend: str = "pieces",
+        chunk_batch: int | str = "auto",
+        seed: int = 0,
+        out: str | Path | None = None,
+        force: bool = False,
+        progress: Progress | None = None,
+    ) -> Run:
+        """Record hidden states past the window under several schemes, predict where the model fails and measure it.
+
+        Args:
+            schemes: text, objects or both; default what fits the model. The model as trained is always run.
+            layers: 1 is the first; "all"; default 1 and 2.
+            dims: 0 is the first; "all"; default 0 and 1.
+            sites: names of the table of sites: "resid", "attn", "mlp".
+            input: "word:hello", "heldout", "text:FILE", token ids, ...; default what fits the model.
+            length: tokens; default four windows, or a file whole.
+            samples: sequences to average over, for inputs that have several.
+            detector: "range" or "paper"; default what fits the model.
+            burn_in: first position of the in-window reference; default M/8.
+            run_length: positions that a crossing must last; default max(8, M/16).
+            margin: robust standard deviations of slack.
+            backend: of the attention, "pieces" or "dense".
+            chunk_batch: middle chunks of a chunked prompt in one call, or "auto".
+            seed: draws the input.
+            out: the run folder to make; default a temporary one, which `Run.save` copies.
+            force: replace a run at `out`.
+            progress: told how far it is.
+
+        Raises:
+            ProbeError: bad settings, an unusable place, hidden states that are not finite.
+        """
+        settings = RunSettings(
+            layers=layers,
+            dims=dims,
+            sites=sites,
+            schemes=schemes,
+            input=input,
+            length=length,
+            samples=samples,
+            detector=detector,
+            detection=DetectorSettings(burn_in, run_length, margin),
+            backend=backend,
+            chunk_batch=chunk_batch,
+            seed=seed,
+        )
+        return self.run(settings, out=out, force=force, progress=progress)
+
+    def run(
+        self,
+        settings: RunSettings,
+        *,
+        out: str | Path | None = None,
+        force: bool = False,
+        progress: Progress | None = None,
+    ) -> Run:
+        """As `probe`, with the settings as one object."""
+        target = temporary_run_folder() if out is None else Path(out)
+        told = {} if progress is None else {"progress": progress}
+        run = Run(run_probe(self.loaded, settings, target, force=force, **told).path)
+        return removed_with(run, target.parent) if out is None else run
+
+    def evaluation(
+        self,
+        task: str = "passkey",
+        schemes: SchemesAsked = ORIGIN,
+        *,
+        lengths: Sequence[int] | None = None,
+        samples: int = 50,
+        seed: int = 0,
+        tail: int | None = None,
+    ) -> Evaluation:
+        """An evaluation that is yet to run, row by row: for progress, and to keep what is done when it is stopped.
+
+        Args and errors are those of `evaluate`.
+        """
+        return Evaluation(self.loaded, task, schemes or ORIGIN, lengths, samples, seed, tail)
+
+    def evaluate(
+        self,
+        task: str = "passkey",
+        schemes: SchemesAsked = ORIGIN,
+        *,
+        lengths: Sequence[int] | None = None,
+        samples: int = 50,
+        seed: int = 0,
+        tail: int | None = None,
+        progress: Progress | None = None,
+    ) -> Result[Any]:
+        """Score the model on a task at several lengths under several schemes.
+
+        Args:
+            task: a name of the table of tasks: "passkey" (exact answers) or "nll" (nats per token on held-out text).
+            schemes: text, objects or both.
+            lengths: tokens; default M/4, M/2, M and 2M.
+            samples: per length.
+            seed: draws them.
+            tail: of "nll", the positions that the mean is over; default the last quarter.
+            progress: told how far it is.
+
+        Returns:
+            A row per length and scheme.
+
+        Raises:
+            ProbeError: an unknown task, or what does not fit the model or the task.
+        """
+        work = self.evaluation(task, schemes, lengths=lengths, samples=samples, seed=seed, tail=tail)
+        for line in work.run():
+            if progress is not None:
+                progress(len(work.rows) / work.total, line)
+        return work.result(True)
+
+    def audit(self, **options: Any) -> Result[Any]:
+        """What share of the trained model's attention a chunked prefill would not see, per layer, head and chunk width.
+
+        Args:
+            options: of `probe.tasks.audit.audit`: chunks, first, length, input, samples, seed.
+
+        Raises:
+            ProbeError: a length past the window, or chunks that do not fit into it.
+        """
+        return audit(self.loaded, **options)
+
+
+def load(
+    name: str = "rope",
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    window: int | None = None,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+    length: int | None = None,
+) -> Model:
+    """Load a model, with nothing run that was not asked for.
+
+    Args:
+        name: an embedded model ("rope", "alibi", "nope"), a local folder, a hub id, or "construction:3.3(M=32,N=4)".
+        device: "auto", "cpu", "cuda", "cuda:1", ...
+        dtype: "auto" (float32 on CPU, the checkpoint's own elsewhere), "float32", "float64", "bfloat16", "float16".
+        window: trained window M in tokens, where the config's is wrong or missing.
+        trust_remote_code: run the repository's own Python code.
+        allow_pickle: accept weights that are not safetensors; loading a pickle can run code.
+        length: positions that a construction must be built for; other models do not need it.
+
+    Raises:
+        ProbeError: anything that keeps it from loading, as one line that says what to do.
+    """
+    return Model(
+        load_model(
+            name,
+            device=device,
+            dtype=dtype,
+            window=window,
+            trust_remote_code=trust_remote_code,
+            allow_pickle=allow_pickle,
+            length=length,
+        )
+    )
+
+
+def wrap(model: Any, tokenizer: Any = None, *, window: int | None = None, name: str | None = None) -> Model:
+    """A model that is in memory already: on a GPU, quantised, with PEFT adapters.
+
+    Args:
+        model: a causal LM of transformers, of a supported family.
+        tokenizer: its tokenizer, for what needs one.
+        window: trained window M in tokens; default what its config states.
+        name: for tables and run folders; default the config's.
+
+    Raises:
+        ProbeError: an unsupported family, or no window.
+    """
+    from probe.models.load import wrap_model
+
+    return Model(wrap_model(model, tokenizer, window=window, name=name))
