@@ -12,7 +12,9 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 Positions = Any
-"""An int, a NumPy array or a torch tensor of integers."""
+"""Token positions: an int, a NumPy array or a torch tensor of integers."""
+Tensor = Any
+"""A torch tensor; nothing here imports torch."""
 
 
 class WeaveError(ValueError):
@@ -28,6 +30,37 @@ def _require_int(weave: Weave, name: str, least: int) -> None:
     value = getattr(weave, name)
     is_int = isinstance(value, int) and not isinstance(value, bool)
     _require(is_int and value >= least, f"{weave.name}: {name}", f"an integer >= {least}", value)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some queries over a contiguous range of keys each, where W is a difference of two positions.
+
+    So inside a part W(t, i) = q_pos[t] - k_pos[i], and ordinary attention over rotated queries and keys computes it.
+
+    Attributes:
+        queries: positions t, ascending, a tensor [queries] of integers.
+        q_pos: where each query is put, [queries].
+        k_pos: where each key is put, [keys], for all keys.
+        lo: first key of each query's range, [queries], not decreasing.
+        hi: end of each query's range, exclusive, [queries], not decreasing.
+    """
+
+    queries: Tensor
+    q_pos: Tensor
+    k_pos: Tensor
+    lo: Tensor
+    hi: Tensor
+
+
+def _band(t: Tensor, i: Tensor, width: int) -> Part:
+    """The exact part: the `width` nearest keys, the query's own included."""
+    return Part(t, t, i, (t - width + 1).clamp(min=0), t + 1)
+
+
+def _far(t: Tensor, q_pos: Tensor, k_pos: Tensor, width: int) -> Part:
+    """Everything farther back than the band of `width` keys."""
+    return Part(t, q_pos, k_pos, 0 * t, (t - width + 1).clamp(min=0))
 
 
 @dataclass(frozen=True)
@@ -54,6 +87,20 @@ class Weave:
         """
         raise WeaveError(f"{self.name} depends on the query and key positions, not on their distance alone")
 
+    def parts(self, t: Tensor, i: Tensor) -> list[Part]:
+        """How the weave falls into parts: together they hold each key up to the query's own exactly once.
+
+        Args:
+            t: query positions, ascending, a torch tensor [queries].
+            i: key positions 0, 1, ..., a torch tensor [keys].
+
+        Raises:
+            WeaveError: this weave says no parts.
+        """
+        raise WeaveError(
+            f"weave {self.name}: expected a method `parts`, and {type(self).__name__} has none; backend dense runs any"
+        )
+
     def parameters(self) -> dict[str, float]:
         """The parameters by name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
@@ -69,6 +116,10 @@ class Linear(Weave):
         """d."""
         return d
 
+    def parts(self, t: Tensor, i: Tensor) -> list[Part]:
+        """One, of all keys."""
+        return [Part(t, t, i, 0 * t, t + 1)]
+
 
 @dataclass(frozen=True)
 class Clamp(Weave):
@@ -83,6 +134,11 @@ class Clamp(Weave):
     def of(self, d: Positions) -> Positions:
         """min(d, N)."""
         return d - (d - self.N) * (d > self.N)
+
+    def parts(self, t: Tensor, i: Tensor) -> list[Part]:
+        """The band, and the keys beyond it, which all lie N back."""
+        width = self.N + 1
+        return [_band(t, i, width), _far(t, 0 * t + self.N, 0 * i, width)]
 
 
 @dataclass(frozen=True)
@@ -101,6 +157,11 @@ class Leaky(Weave):
         """d up to w, then w + (d - w)/k."""
         far = d > self.w
         return d * (1 - 1 * far) + (self.w + (d - self.w) / self.k) * far
+
+    def parts(self, t: Tensor, i: Tensor) -> list[Part]:
+        """The band, and the keys beyond it at positions divided by k."""
+        width = self.w + 1
+        return [_band(t, i, width), _far(t, self.w + (t - self.w).double() / self.k, i.double() / self.k, width)]
 
 
 @dataclass(frozen=True)
@@ -123,6 +184,21 @@ class Stair(Weave):
         far = d > self.N
         step = self.N - (self.N - d) // self.E  # -((-x) // E) is ceil(x / E) in integers
         return d * (1 - 1 * far) + step * far
+
+    def parts(self, t: Tensor, i: Tensor) -> list[Part]:
+        """The band, and a far part for each residue of t - N modulo E.
+
+        Write t - N = a*E + r. Then N + ceil((t - N - i)/E) = (N + a) - floor((i - r)/E): for the queries of one residue
+        the keys have one position each, so no pair is visited twice.
+        """
+        width = self.N + 1
+        parts = [_band(t, i, width)]
+        for residue in range(self.E):
+            mine = t[(t > self.N) & ((t - self.N) % self.E == residue)]
+            if len(mine):
+                steps = self.N + (mine - self.N) // self.E
+                parts.append(_far(mine, steps, (i - residue) // self.E, width))
+        return parts
 
 
 @dataclass(frozen=True)
@@ -149,6 +225,11 @@ class Grouped(Weave):
         near = (t - i) < self.W
         grouped = t // self.G + self.W - self.W // self.G - i // self.G
         return (t - i) * (1 * near) + grouped * (1 - 1 * near)
+
+    def parts(self, t: Tensor, i: Tensor) -> list[Part]:
+        """The band, and the keys beyond it in groups."""
+        shift = self.W - self.W // self.G
+        return [_band(t, i, self.W), _far(t, t // self.G + shift, i // self.G, self.W)]
 
 
 @dataclass(frozen=True)
@@ -178,6 +259,16 @@ class DualChunk(Weave):
         after = after - (after - self.c) * (after > self.c)
         return within * (chunks == 0) + after * (chunks == 1) + self.c * (chunks > 1) - i % self.s
 
+    def parts(self, t: Tensor, i: Tensor) -> list[Part]:
+        """The query's own chunk, the one before it, and the rest."""
+        within, own, k_pos = t % self.s, t // self.s * self.s, i % self.s
+        previous = (own - self.s).clamp(min=0)
+        return [
+            Part(t, within, k_pos, own, t + 1),
+            Part(t, (within + self.s).clamp(max=self.c), k_pos, previous, own),
+            Part(t, 0 * t + self.c, k_pos, 0 * t, previous),
+        ]
+
 
 @dataclass(frozen=True)
 class CacheIndex(Weave):
@@ -206,6 +297,12 @@ class CacheIndex(Weave):
         past = t - (self.x + self.y - 1)
         return t - i - past * (past > 0) * (i < self.x)
 
+    def parts(self, t: Tensor, i: Tensor) -> list[Part]:
+        """Sinks, seen from the end of the cache, and the rest."""
+        last = t.clamp(max=self.x + self.y - 1)
+        after_sinks = 0 * t + self.x
+        return [Part(t, last, i, 0 * t, (t + 1).clamp(max=self.x)), Part(t, t, i, after_sinks, t + 1)]
+
 
 @dataclass(frozen=True)
 class Switched(Weave):
@@ -231,6 +328,12 @@ class Switched(Weave):
         parts = {"before": self.before, "after": self.after}
         nested = {f"{part}.{key}": value for part, weave in parts.items() for key, value in weave.parameters().items()}
         return {"start": self.start} | nested
+
+    def parts(self, t: Tensor, i: Tensor) -> list[Part]:
+        """Each weave's parts, for its own queries."""
+        early = t < self.start
+        chosen = ((self.before, t[early]), (self.after, t[~early]))
+        return [part for weave, mine in chosen if len(mine) for part in weave.parts(mine, i)]
 
 
 @dataclass(frozen=True)
@@ -260,6 +363,10 @@ class Chunked(Weave):
         """Difference of the two positions."""
         return self.positions(t) - self.positions(i)
 
+    def parts(self, t: Tensor, i: Tensor) -> list[Part]:
+        """One: every token has one position."""
+        return [Part(t, self.positions(t), self.positions(i), 0 * t, t + 1)]
+
 
 @dataclass(frozen=True)
 class Anchored(Weave):
@@ -286,6 +393,15 @@ class Anchored(Weave):
     def parameters(self) -> dict[str, float]:
         """`end`, and the parameters of the inner weave as inner.NAME."""
         return {"end": self.end} | {f"inner.{key}": value for key, value in self.inner.parameters().items()}
+
+    def parts(self, t: Tensor, i: Tensor) -> list[Part]:
+        """One position per token up to `end`, then the inner weave's parts."""
+        early = t[t <= self.end]
+        late = self.inner.parts(t[t > self.end], i) if len(early) < len(t) else []
+        if not len(early):
+            return late
+        q_pos, k_pos = (-self.inner(0 * x + self.end, x.clamp(max=self.end)) for x in (early, i))
+        return [Part(early, q_pos, k_pos, 0 * early, early + 1), *late]
 
 
 @dataclass(frozen=True)
@@ -314,6 +430,10 @@ class Folded(Weave):
     def __call__(self, t: Positions, i: Positions) -> Positions:
         """Difference of the two positions."""
         return self.positions(t) - self.positions(i)
+
+    def parts(self, t: Tensor, i: Tensor) -> list[Part]:
+        """One: every token has one position."""
+        return [Part(t, self.positions(t), self.positions(i), 0 * t, t + 1)]
 
 
 WEAVES: dict[str, type[Weave]] = {

@@ -13,6 +13,7 @@ from probe.schemes import Scheme
 from probe.schemes.pieces import compile_pieces
 from probe.schemes.visibility import Visibility
 from probe.studies.run import RunSettings, run_probe
+from probe.thresholds.detectors import Detection
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -41,10 +42,10 @@ def test_the_blocks_of_a_page_run(page: Path, tmp_path: Path, monkeypatch: pytes
         assert names["logits"].shape[1] == 1 and names["text"].shape[1] == names["ids"].shape[1] + 8
         length = names["ids"].shape[1]
         assert length > 512 and names["seen"].values("resid", 2).shape == (1, length, 2)
-        assert [row["scheme"] for row in names["scores"].rows] == ["origin", "rerope+logn"] * 2
-        assert names["found"] is not None
-        mine: Scheme = names["Scheme"]("root", window=512, weave=names["Root"](128))
-        with pytest.raises(ProbeError, match="weave root: expected one with a row in SPLITS, got Root; backend dense"):
+        assert names["scores"].rows.column("scheme") == ["origin", "rerope+logn"] * 2
+        assert isinstance(names["found"], Detection)
+        mine = Scheme("root", window=512, weave=names["Root"](128))
+        with pytest.raises(ProbeError, match="weave root: expected a method `parts`, and Root has none; backend dense"):
             compile_pieces(mine.weave_at(20), Visibility(), 0, 20)
 
 

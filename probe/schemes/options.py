@@ -15,6 +15,7 @@ from probe.errors import ProbeError
 from probe.schemes.presets import PRESETS, Parameter, Preset, Row, checked, preset_parts
 from probe.schemes.scheme import Extent, LogN, MScale, Product, Scale, Scheme, Value, WeaveAt, published
 from probe.schemes.visibility import Bottom, Lambda, Visibility
+from probe.tables import Table
 
 Change = Callable[[Scheme, dict], dict[str, object]]
 """What an option makes of a scheme, given its parameters: the fields that change."""
@@ -103,9 +104,10 @@ def _bottom_row(name: str, weave: str) -> Option:
     )
 
 
-OPTIONS: dict[str, Option] = {
-    row.name: row
-    for row in (
+OPTIONS: Table[Option] = Table(
+    "part of a scheme",
+    Option,
+    (
         Option(
             "logn",
             "queries times max(1, ln(t + 1)/ln M)",
@@ -135,8 +137,8 @@ OPTIONS: dict[str, Option] = {
             _bottom(None),
             {"L": _LAST},
         ),
-    )
-}
+    ),
+)
 
 
 def part_named(name: str, before: str) -> Option | Preset:
@@ -145,11 +147,12 @@ def part_named(name: str, before: str) -> Option | Preset:
     Raises:
         ProbeError: there is none.
     """
-    row: Option | Preset | None = OPTIONS.get(name) or PRESETS.get(name)
-    if row is None:
-        known = ", ".join((*OPTIONS, *PRESETS))
-        raise ProbeError(f"scheme {before}: unknown part {name!r} after '+'; known: {known}")
-    return row
+    for table in (OPTIONS, PRESETS):
+        if name in table:
+            found: Option | Preset = table[name]
+            return found
+    known = ", ".join((*OPTIONS, *PRESETS))
+    raise ProbeError(f"scheme {before}: unknown part {name!r} after '+'; known: {known}")
 
 
 def add_part(scheme: Scheme, name: str, **overrides: Value) -> Scheme:

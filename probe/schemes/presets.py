@@ -26,6 +26,7 @@ from probe.schemes.scheme import (
     published,
 )
 from probe.schemes.visibility import Blocks, Bottom, Lambda, Visibility
+from probe.tables import Table
 
 
 @dataclass(frozen=True)
@@ -142,9 +143,10 @@ def star(B: int, L: int) -> VisibilityAt:
 _EXACT = Parameter(published(512), "distances up to this are exact")
 _STRETCH = Parameter(_constant(0), "how many windows long; 0 follows the input: max(1, T/M)", integer=False)
 
-PRESETS: dict[str, Preset] = {
-    row.name: row
-    for row in (
+PRESETS: Table[Preset] = Table(
+    "scheme",
+    Preset,
+    (
         Preset("origin", "the model as trained", "the model's own paper"),
         Preset(
             "dynamic-ntk",
@@ -269,8 +271,8 @@ PRESETS: dict[str, Preset] = {
             "RoPE taken away; no source",
             lambda p: {"frequencies": Unrotated()},
         ),
-    )
-}  # fmt: skip
+    ),
+)  # fmt: skip
 
 
 def checked(name: str, scheme: Scheme) -> Scheme:

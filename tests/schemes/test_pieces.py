@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from constructions.horizon import is_subadditive
+from constructions.weave import WEAVES as SHIPPED
 from constructions.weave import (
     CacheIndex,
     Clamp,
@@ -19,13 +20,16 @@ from constructions.weave import (
     Grouped,
     Leaky,
     Linear,
+    Part,
     Stair,
     Switched,
     Weave,
     WeaveError,
-)  # fmt: skip
+)
 from probe.attention.dense import visible_mask
-from probe.schemes.pieces import SPLITS, Piece, compile_pieces
+from probe.errors import ProbeError
+from probe.schemes import WEAVES as OPEN
+from probe.schemes.pieces import compile_pieces
 from probe.schemes.visibility import Blocks, Bottom, Lambda, Visibility
 
 small = st.integers(1, 40)
@@ -191,14 +195,25 @@ def test_appendix_g_identity_and_counter_example() -> None:
     assert (10 // 2 - 5 // 2, (10 - 5) // 2) == (3, 2)
 
 
-def test_every_weave_has_a_split() -> None:
-    from constructions.weave import WEAVES as table
+def test_every_shipped_weave_says_its_parts_and_is_in_the_open_table() -> None:
+    assert all(kind.parts is not Weave.parts for kind in SHIPPED.values())
+    assert {name: OPEN[name] for name in SHIPPED} == SHIPPED
 
-    assert set(table.values()) == set(SPLITS)
+
+def test_a_weave_without_parts_is_refused_with_what_to_do() -> None:
+    @dataclass(frozen=True)
+    class Bare(Weave):
+        name = "bare"
+
+        def of(self, d):
+            return d
+
+    with pytest.raises(ProbeError, match="weave bare: expected a method `parts`, and Bare has none; backend dense"):
+        compile_pieces(Bare(), Visibility(), 0, 5)
 
 
 def test_chunks_with_positions_of_their_own_are_expressible() -> None:
-    """A weave that restarts positions in every block is one more split: nothing else has to know of it."""
+    """A weave that restarts positions in every block is one more class: nothing else has to know of it."""
 
     @dataclass(frozen=True)
     class AfterAnchor(Weave):
@@ -211,17 +226,13 @@ def test_chunks_with_positions_of_their_own_are_expressible() -> None:
             gap = (t - self.anchor) // self.block * self.block
             return t - i - gap * (gap > 0) * (i < self.anchor)
 
-    def after_anchor(weave: AfterAnchor, t: torch.Tensor, i: torch.Tensor) -> list[Piece]:
-        gap = ((t - weave.anchor) // weave.block * weave.block).clamp(min=0)
-        anchor = torch.full_like(t, weave.anchor)
-        lo = torch.zeros_like(t)
-        far = Piece(t, (t - gap).double(), i.double(), lo, torch.minimum(anchor, t + 1))
-        return [far, Piece(t, t.double(), i.double(), anchor, t + 1)]
+        def parts(self, t, i):
+            gap = ((t - self.anchor) // self.block * self.block).clamp(min=0)
+            far = Part(t, t - gap, i, torch.zeros_like(t), (t + 1).clamp(max=self.anchor))
+            return [far, Part(t, t, i, torch.full_like(t, self.anchor), t + 1)]
 
     weave, visibility = AfterAnchor(5, 7), Bottom(Blocks(5, 7), 33)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SPLITS, AfterAnchor, after_anchor)
-        pieces = compile_pieces(Switched(33, weave, Stair(6, 3)), visibility, 0, 45)
+    pieces = compile_pieces(Switched(33, weave, Stair(6, 3)), visibility, 0, 45)
     seen = {}
     for piece in pieces:
         for row, t in enumerate(piece.queries.tolist()):
