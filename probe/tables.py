@@ -1,7 +1,8 @@
 """Open tables: rows by name, to which other packages add theirs without a fork.
 
-A row is a small frozen object with a `name`. Whoever has one calls `register(row)`; an installed package that names a function in the entry-point
-group `weavescope` is asked for its rows the first time that somebody looks for a name that is not there, or at all of a table.
+A row is a small frozen object with a `name`. Whoever has one calls `register(row)`. An installed package names its rows in the
+entry-point group `weavescope`, and is asked for them the first time that somebody looks for a name that is not there, or at
+all of a table; so nothing is loaded while modules are still being imported, unless one of them walks through a table.
 
     [project.entry-points.weavescope]
     mine = "my_package:rows"          # a function without arguments that returns rows, or one row
@@ -10,7 +11,7 @@ group `weavescope` is asked for its rows the first time that somebody looks for 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 from typing import Any, Generic, TypeVar
 
@@ -30,12 +31,13 @@ class Table(Mapping[str, R], Generic[R]):
 
     Args:
         what: what a row is, in words: "detector".
-        kind: the class of its rows; where rows are classes themselves, the class that they derive from.
+        kind: the class of its rows, or from which they derive.
         rows: those that the project ships.
+        classes: whether rows are classes that derive from `kind`, and not objects of it.
     """
 
-    def __init__(self, what: str, kind: type, rows: Iterable[R]) -> None:
-        self.what, self.kind = what, kind
+    def __init__(self, what: str, kind: type, rows: Iterable[R], *, classes: bool = False) -> None:
+        self.what, self.kind, self.classes = what, kind, classes
         self._rows: dict[str, R] = {}
         for row in rows:
             self.add(row)
@@ -43,7 +45,9 @@ class Table(Mapping[str, R], Generic[R]):
 
     def takes(self, row: object) -> bool:
         """Whether a row belongs here."""
-        return isinstance(row, self.kind) or (isinstance(row, type) and issubclass(row, self.kind))
+        if self.classes:
+            return isinstance(row, type) and issubclass(row, self.kind)
+        return isinstance(row, self.kind)
 
     def add(self, row: R, *, replace: bool = False) -> R:
         """Put a row in.
@@ -103,30 +107,45 @@ def register(row: R, *, replace: bool = False) -> R:
             table.add(row, replace=replace)
             return row
     kinds = ", ".join(f"{table.kind.__name__} ({table.what})" for table in _TABLES)
-    raise ProbeError(f"register: expected a row of one of these kinds: {kinds}; got {type(row).__name__}")
+    got = row.__name__ if isinstance(row, type) else type(row).__name__
+    raise ProbeError(f"register: expected a row of one of these kinds: {kinds}; got {got}")
 
 
 _loaded = False
 
 
 def load_plugins() -> None:
-    """Ask every installed package that has rows for them, once; one that fails is warned of, and the others go on."""
+    """Ask every installed package that has rows for them, once.
+
+    What fails is left out with a warning on stderr: one row whose name is taken, or a whole package that does not import.
+    """
     global _loaded
     if _loaded:
         return
     _loaded = True  # before the work: a plugin looks at tables too
-    for entry in metadata.entry_points(group=GROUP):
+    for entry in sorted(metadata.entry_points(group=GROUP), key=lambda entry: (entry.name, entry.value)):
         try:
-            made = entry.load()
-            _take(made)
+            rows = list(_rows_of(entry.load()))
         except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            print(f"probe: warning: plugin {entry.name} ({entry.value}) was left out: {reason}", file=sys.stderr)
+            _warn(entry, error)
+            continue
+        for row in rows:
+            try:
+                register(row)
+            except Exception as error:
+                _warn(entry, error)
 
 
-def _take(made: Callable[[], Any] | Any) -> None:
-    """Register what an entry point names: a row, several, or a function that returns them."""
-    is_row = any(table.takes(made) for table in _TABLES)
-    rows = made() if callable(made) and not is_row else made
-    for row in rows if isinstance(rows, Iterable) and not hasattr(rows, "name") else (rows,):
-        register(row)
+def _rows_of(named: Any) -> Iterable[Any]:
+    """What an entry point names: a row, several, or a function that returns either."""
+    if any(table.takes(named) for table in _TABLES):
+        return (named,)
+    made = named() if callable(named) else named
+    if any(table.takes(made) for table in _TABLES) or not isinstance(made, Iterable):
+        return (made,)
+    return made
+
+
+def _warn(entry: metadata.EntryPoint, error: Exception) -> None:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    print(f"probe: warning: plugin {entry.name} ({entry.value}) was left out: {reason}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Rows of the open tables: make one, and `weavescope.register` it, or name a function that returns rows as an entry point.
+"""Rows of the open tables: make one and `weavescope.register` it, or name a function that returns rows as an entry point.
 
     [project.entry-points.weavescope]
     mine = "my_package:rows"
@@ -17,6 +17,16 @@ from probe.recording.sites import Site
 from probe.schemes.options import Option
 from probe.schemes.presets import Parameter, Preset
 from probe.seam.families import Family
-from probe.thresholds.detectors import Detector
+from probe.thresholds.detectors import Detection, Detector, DetectorSettings, Untold
 
-__all__ = ["Detector", "Family", "Option", "Parameter", "Preset", "Site"]
+__all__ = [
+    "Detection",
+    "Detector",
+    "DetectorSettings",
+    "Family",
+    "Option",
+    "Parameter",
+    "Preset",
+    "Site",
+    "Untold",
+]

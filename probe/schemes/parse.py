@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from probe.errors import ProbeError
+from probe.errors import FieldError, ProbeError
 from probe.schemes.options import add_part, part_named
 from probe.schemes.presets import make_scheme, preset_named
 from probe.schemes.scheme import Scheme, Value
@@ -34,9 +34,9 @@ def split_specs(text: str) -> list[str]:
     """
     specs = [part.strip() for part in re.split(r",(?![^()]*\))", text)]
     if not any(specs):
-        raise ProbeError("--scheme: expected at least one scheme, got none")
+        raise FieldError("schemes", "at least one scheme", "none")
     if not all(specs):
-        raise ProbeError(f"--scheme: expected a scheme before and after every comma, got {text!r}")
+        raise FieldError("schemes", "a scheme before and after every comma", repr(text))
     return specs
 
 
@@ -104,18 +104,61 @@ def parse_schemes(text: str, window: int) -> list[Scheme]:
     Raises:
         ProbeError: as `parse_scheme`; also if the list is empty or names one scheme twice.
     """
-    schemes = [parse_scheme(spec, window) for spec in split_specs(text)]
-    specs = [scheme.spec for scheme in schemes]
-    for spec in specs:
-        if specs.count(spec) > 1:
-            raise ProbeError(f"--scheme: {spec} is named twice")
-    return schemes
+    return _unique([parse_scheme(spec, window) for spec in split_specs(text)])
 
 
 def resolve_schemes(schemes: str | Scheme | Sequence[str | Scheme], window: int) -> list[Scheme]:
-    """Schemes given as text, as objects, or both, for a window M."""
+    """Schemes given as text, as objects, or both, for a window M.
+
+    Args:
+        schemes: text such as "origin,rerope(N=64)", objects, or a list of either.
+        window: trained window M of the model that they are for.
+
+    Raises:
+        ProbeError: as `parse_schemes`; also an object that was made for another window, or that has the name of a
+            scheme that it is not.
+    """
     given = [schemes] if isinstance(schemes, str | Scheme) else list(schemes)
     found: list[Scheme] = []
     for one in given:
-        found += [one] if isinstance(one, Scheme) else parse_schemes(one, window)
-    return found
+        if isinstance(one, Scheme):
+            found.append(_checked_object(one, window))
+        elif isinstance(one, str):
+            found += [parse_scheme(spec, window) for spec in split_specs(one)]
+        else:
+            raise FieldError("schemes", "text such as rerope(N=64), or Scheme objects", type(one).__name__)
+    if not found:
+        raise FieldError("schemes", "at least one scheme", "none")
+    return _unique(found)
+
+
+def _checked_object(scheme: Scheme, window: int) -> Scheme:
+    """The object, once it is known to be for this window and to be what its name says.
+
+    Raises:
+        ProbeError: it is not.
+    """
+    if scheme.window != window:
+        raise FieldError(
+            "schemes",
+            f"{scheme.spec} made for the model's window of {window}",
+            scheme.window,
+            "make it for that window",
+        )
+    try:
+        named = parse_scheme(scheme.spec, window)
+    except ProbeError:
+        return scheme  # a name of its own
+    parts = ("frequencies", "weave", "visibility", "scale")
+    same = all(type(getattr(named, part)) is type(getattr(scheme, part)) for part in parts)
+    if not same or named.parameters != scheme.parameters:
+        raise FieldError("schemes", f"a name of its own for a scheme that is not {scheme.spec}", value=scheme.spec)
+    return scheme
+
+
+def _unique(schemes: list[Scheme]) -> list[Scheme]:
+    specs = [scheme.spec for scheme in schemes]
+    for spec in specs:
+        if specs.count(spec) > 1:
+            raise FieldError("schemes", hint=f"{spec} is named twice")
+    return schemes

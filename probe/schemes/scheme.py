@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from html import escape
 from typing import ClassVar
 
 import torch
@@ -12,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from constructions.weave import Leaky, Linear, Weave
+from probe.errors import FieldError
 from probe.schemes.frequencies import Frequencies, check_stretch, stretch
 from probe.schemes.visibility import Visibility
 
@@ -121,6 +123,14 @@ def leaky_to_length(w: int) -> WeaveAt:
     return at
 
 
+def _in_words(part: Weave | Visibility | WeaveAt | VisibilityAt) -> str:
+    """A weave or a visibility with its parameters; one that follows the input is said to."""
+    if not isinstance(part, Weave | Visibility):
+        return "follows the input"
+    given = ", ".join(f"{one.name}={getattr(part, one.name)}" for one in fields(part))
+    return f"{part.name}({given})" if given else part.name
+
+
 @dataclass(frozen=True)
 class Scheme:
     """Frequencies, weave, visibility and scale for a model of window M.
@@ -135,6 +145,32 @@ class Scheme:
     visibility: Visibility | VisibilityAt = Visibility()
     scale: Scale = Scale()
     parameters: dict[str, Value] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse a name that cannot name rows and arrays.
+
+        Raises:
+            FieldError: it is empty, or has a slash or something that is not printed.
+        """
+        if not self.spec.strip() or "/" in self.spec or not self.spec.isprintable():
+            raise FieldError("spec", "a printable name without a slash", repr(self.spec))
+
+    def __str__(self) -> str:
+        return self.spec
+
+    def choices(self) -> dict[str, str]:
+        """The four choices in words."""
+        return {
+            "frequencies": self.frequencies.name,
+            "weave": _in_words(self.weave),
+            "visibility": _in_words(self.visibility),
+            "scale": self.scale.name,
+        }
+
+    def _repr_html_(self) -> str:
+        rows = self.choices() | {name: f"{value}" for name, value in self.parameters.items()}
+        cells = "".join(f"<tr><th>{escape(name)}</th><td>{escape(said)}</td></tr>" for name, said in rows.items())
+        return f"<p><b>{escape(self.spec)}</b>, window M = {self.window}</p><table>{cells}</table>"
 
     def weave_at(self, length: int, prompt: int | None = None) -> Weave:
         """The weave for an input of `length` tokens, of which the first `prompt` (default: all) are the prompt.

@@ -6,7 +6,7 @@ import pytest
 
 from constructions.weave import Clamp, Stair
 from probe.errors import ProbeError
-from probe.schemes import PRESETS, make_scheme, parse_scheme, parse_schemes
+from probe.schemes import PRESETS, Scheme, make_scheme, parse_scheme, parse_schemes, resolve_schemes
 from probe.schemes.frequencies import NTK, YaRN
 from probe.schemes.scheme import LogN, MScale, Product
 
@@ -104,3 +104,41 @@ def test_a_combined_text_is_not_one_name() -> None:
         ProbeError, match=r"unknown scheme 'mesa\+logn'; known: origin, .*; parse_scheme takes combined texts"
     ):
         make_scheme("mesa+logn", 512)
+
+
+def test_objects_and_text_mix_and_keep_their_order() -> None:
+    mine = Scheme("mine", 512, weave=Clamp(7))
+    found = resolve_schemes(["origin,stair(N=8)", mine, make_scheme("rerope", 512)], 512)
+    assert [scheme.spec for scheme in found] == ["origin", "stair(N=8)", "mine", "rerope"] and found[2] is mine
+    assert resolve_schemes(mine, 512) == [mine] and resolve_schemes("mesa+logn", 512)[0].spec == "mesa+logn"
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ([Scheme("mine", 256)], "schemes: expected mine made for the model's window of 512, got 256"),
+        ([Scheme("rerope", 512)], "schemes rerope: expected a name of its own for a scheme that is not rerope"),
+        ([Scheme("stair(N=8)", 512, weave=Clamp(7))], r"that is not stair\(N=8\)"),
+        (["origin", Scheme("origin", 512)], "origin is named twice"),
+        (["rerope", "rerope"], "rerope is named twice"),
+        ([], "schemes: expected at least one scheme, got none"),
+    ],
+)
+def test_objects_that_are_not_what_they_say_are_refused(given: list, says: str) -> None:
+    with pytest.raises(ProbeError, match=says):
+        resolve_schemes(given, 512)
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "two\nlines", " "])
+def test_a_name_that_cannot_name_an_array_is_refused(name: str) -> None:
+    with pytest.raises(ProbeError, match="spec: expected a printable name without a slash"):
+        Scheme(name, 512)
+
+
+def test_a_scheme_shows_itself() -> None:
+    scheme = parse_scheme("stair(N=8,E=2)+logn", 512)
+    assert str(scheme) == "stair(N=8,E=2)+logn"
+    assert scheme.choices() == {
+        "frequencies": "trained", "weave": "stair(N=8, E=2)", "visibility": "causal", "scale": "logn"
+    }  # fmt: skip
+    assert "stair(N=8, E=2)" in scheme._repr_html_()
