@@ -107,7 +107,7 @@ def _new_run(options: Options, *, expanded: bool) -> None:
     with st.expander("New run", icon=":material/play_circle:", expanded=expanded):
         if not models:
             st.info(
-                "No model to run yet. Train the embedded one with `python -m probe.training.train rope`, or launch with "
+                "No model to run yet. Train the embedded one with `probe train rope`, or launch with "
                 "your own: `streamlit run app/main.py -- --model FOLDER`."
             )
             return

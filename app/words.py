@@ -75,7 +75,11 @@ def _threshold(first: Verdict, window: int, detector: str, settings: DetectorSet
 def _verdict(one: Verdict) -> str:
     scheme = f"Under {literal(one.scheme)}"
     if one.unpredicted or one.unmeasured:
-        return f"{scheme} {_told(one.predicted, one.unpredicted, 'predicted')}, and {_told(one.measured, one.unmeasured, 'measured')}."
+        halves = (
+            _told(one.predicted, one.unpredicted, "predicted"),
+            _told(one.measured, one.unmeasured, "measured"),
+        )
+        return f"{scheme} {', and '.join(halves)}."
     if one.predicted is None and one.measured is None:
         return f"{scheme} no failure is predicted and none is measured."
     if one.predicted is None:

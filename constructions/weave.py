@@ -1,8 +1,8 @@
 """Weave functions: the relative position W that a (query, key) pair gets in place of its distance (paper Eq. 2).
 
-Each function is written with arithmetic and comparisons (`+ - * // % > ==`) alone, so one definition serves Python ints,
-NumPy arrays and torch tensors, elementwise and with broadcasting. Positions are 0-based; `d = t - i >= 0`. Nothing here knows about masks: a
-value for i > t is meaningless.
+Each function is written with arithmetic and comparisons (`+ - * // % > ==`) alone, so one definition serves Python
+ints, NumPy arrays and torch tensors, elementwise and with broadcasting. Positions are 0-based; `d = t - i >= 0`.
+Nothing here knows about masks: a value for i > t is meaningless.
 """
 
 from __future__ import annotations
@@ -205,9 +205,9 @@ class Stair(Weave):
 class Grouped(Weave):
     """Self-Extend: d below W; else (t//G + W - W//G) - i//G (paper App. G; https://arxiv.org/abs/2401.01325).
 
-    All divisions are floors, as in the source's text and pseudocode. Its released code for Llama takes W - W/G with a true division, which
-    moves far keys by part of a position where G does not divide W. Depends on t and i, not on d alone, and is therefore not
-    subadditive as a function of d.
+    All divisions are floors, as in the source's text and pseudocode. Its released code for Llama takes W - W/G with a
+    true division, which moves far keys by part of a position where G does not divide W. Depends on t and i, not on d
+    alone, and is therefore not subadditive as a function of d.
     """
 
     W: int
@@ -236,10 +236,10 @@ class Grouped(Weave):
 class DualChunk(Weave):
     """Dual chunk attention: keys at i mod s; the query at a position that its chunk and the key's decide.
 
-    The query sits at t mod s for keys of its own chunk of s tokens, at min((t mod s) + s, c) for the chunk before, and at c
-    for all that is earlier (https://arxiv.org/abs/2402.17463). The source numbers the largest position c - 1 in its
-    equations and c in its code (ChunkLlama); here c is that position itself. Distances up to
-    min(s, c - s) are exact. Not monotone: W falls by s - 1 from one chunk's first key to the last of the chunk before.
+    The query sits at t mod s for keys of its own chunk of s tokens, at min((t mod s) + s, c) for the chunk before, and
+    at c for all that is earlier (https://arxiv.org/abs/2402.17463). The source numbers the largest position c - 1 in
+    its equations and c in its code (ChunkLlama); here c is that position itself. Distances up to min(s, c - s) are
+    exact. Not monotone: W falls by s - 1 from one chunk's first key to the last of the chunk before.
     """
 
     s: int
@@ -275,11 +275,11 @@ class CacheIndex(Weave):
     """Streaming-LLM: positions are indices into a cache of x sinks and the y most recent keys.
 
     The query's own key is one of the y. Up to the moment the cache is full the index is the position; from then on the
-    query stays at x + y - 1, a sink at its own index, and a recent key t - i below the query. So
-    W = min(t, x + y - 1) - i for a sink (i < x), and t - i for the rest (https://arxiv.org/abs/2309.17453, Sec. 3.2).
-    Whether the query's own key counts is not said: the authors' perplexity script drops a key after each token (so one key more
-    is seen, at position x + y), their chat script before each prompt. Only the latter keeps x + y = M inside the window.
-    For a key that the cache has dropped the value is t - i and means nothing.
+    query stays at x + y - 1, a sink at its own index, and a recent key t - i below the query. So W = min(t, x + y - 1)
+    - i for a sink (i < x), and t - i for the rest (https://arxiv.org/abs/2309.17453, Sec. 3.2). Whether the query's own
+    key counts is not said: the authors' perplexity script drops a key after each token (so one key more is seen, at
+    position x + y), their chat script before each prompt. Only the latter keeps x + y = M inside the window. For a key
+    that the cache has dropped the value is t - i and means nothing.
     """
 
     x: int
@@ -340,9 +340,9 @@ class Switched(Weave):
 class Chunked(Weave):
     """Mesa's middle chunks: each lies where it would if it followed chunk 0 directly (paper Alg. 1).
 
-    Chunk 0 is the first F tokens, the others have C each. A pair inside one chunk has its distance; a query of chunk c > 0 sits at
-    F + (t - F) mod C for the keys of chunk 0, which sit at i. For any other pair, which Mesa does not see, the value is what those
-    positions give and means nothing. All positions are below F + C.
+    Chunk 0 is the first F tokens, the others have C each. A pair inside one chunk has its distance; a query of chunk c
+    > 0 sits at F + (t - F) mod C for the keys of chunk 0, which sit at i. For any other pair, which Mesa does not see,
+    the value is what those positions give and means nothing. All positions are below F + C.
     """
 
     F: int
@@ -372,8 +372,8 @@ class Chunked(Weave):
 class Anchored(Weave):
     """Positions given once, as token `end` sees them: what Mesa's authors describe for the last chunk.
 
-    Up to `end` every token lies W(end - i) behind it, and W(t, i) = W(end - i) - W(end - t): exact for the query `end`, approximate for
-    those before it. Later queries see W(t - i).
+    Up to `end` every token lies W(end - i) behind it, and W(t, i) = W(end - i) - W(end - t): exact for the query `end`,
+    approximate for those before it. Later queries see W(t - i).
     """
 
     inner: Weave

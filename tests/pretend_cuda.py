@@ -1,11 +1,15 @@
-"""Tensors that say they are on a CUDA device while a CPU tensor (or one on `meta`) does the work, and that complain where a GPU would.
+"""Tensors that say they are on a CUDA device while a CPU tensor (or one on `meta`) does the work, and that complain
+where a GPU would.
 
-Inside `pretend_cuda()` a model can be moved with `.to("cuda:0")`, and every operation on it is checked as a CUDA build checks it:
+Inside `pretend_cuda()` a model can be moved with `.to("cuda:0")`, and every operation on it is checked as a CUDA build
+checks it:
 
-- operands on different devices are refused. Torch's own exceptions: a 0-dimensional CPU tensor may stand beside CUDA ones, indices of
+- operands on different devices are refused. Torch's own exceptions: a 0-dimensional CPU tensor may stand beside CUDA
+ones, indices of
   `x[index]` may be on the CPU, and copies go anywhere;
 - what makes the host wait for the device (`.item()`, `bool()`, `nonzero`, a blocking copy between the two) is counted;
-- the fused attention operations have the contracts of torch's CUDA sources (`flash_api.cpp`, `attention.cu` and `kernel_forward.h` of
+- the fused attention operations have the contracts of torch's CUDA sources (`flash_api.cpp`, `attention.cu` and
+`kernel_forward.h` of
   torch 2.11), and are then computed by the formula, with all outputs of their schemas.
 
 What it cannot show: the numbers of a real kernel, and speed.
@@ -346,7 +350,8 @@ def _check_devices(func: Any, args: Any, tensors: Sequence[Tensor], mine: Sequen
         strange = not isinstance(x, Pretended) and x.ndim > 0
         if strange and not any(x is index for index in allowed):
             raise DeviceError(
-                f"{func}: expected all tensors on {mine[0].device if mine else 'cuda'}, got one on {x.device}: {tuple(x.shape)}"
+                f"{func}: expected all tensors on {mine[0].device if mine else 'cuda'}, got one on {x.device}: "
+                f"{tuple(x.shape)}"
             )
 
 
@@ -475,10 +480,17 @@ def _check_bias(query: Tensor, key: Tensor, bias: Tensor) -> None:
 
 
 def _efficient(
-    query: Tensor, key: Tensor, value: Tensor, attn_bias: Tensor | None, compute_log_sumexp: bool, dropout_p: float = 0.0,
-    is_causal: bool = False, *, scale: float | None = None,
-) -> tuple:  # fmt: skip
-    """`_efficient_attention_forward`: equal heads, a bias of every shape spelled out, causal from the top left corner."""
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_bias: Tensor | None,
+    compute_log_sumexp: bool,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+) -> tuple:
+    """`_efficient_attention_forward`: equal heads, a bias in full shape, causal from the top left corner."""
     _check(query.dtype in (*HALVES, torch.float32, *EXACT), "expected float32 or a half type")
     _common_checks(query, key, value, dropout_p)
     _check(query.shape[1] == key.shape[1] == value.shape[1], "expected as many heads in key and value as in query")

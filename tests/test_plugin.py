@@ -55,9 +55,12 @@ class Halved(Weave):
 def rows():
     return [
         Halved,
-        Preset("halved", "W(d) = min(d, N)", "theirs", lambda p: {"weave": Halved(**p)}, {"N": Parameter(lambda M: M // 4, "band")}),
+        Preset(
+            "halved", "W(d) = min(d, N)", "theirs",
+            lambda p: {"weave": Halved(**p)}, {"N": Parameter(lambda M: M // 4, "band")},
+        ),
         Preset("rerope", "not the one you know", "theirs"),
-        Detector("at-M", "always the window", lambda reference, series, window, settings: Detection(0.0, "above", window, -1.0)),
+        Detector("at-M", "always the window", lambda reference, series, M, settings: Detection(0.0, "above", M, -1.0)),
         Site("normed", "what the attention reads", lambda family, layer: layer.input_layernorm),
     ]
 '''
@@ -105,9 +108,23 @@ def test_the_command_runs_their_scheme_detector_and_site(
     theirs: Callable[..., subprocess.CompletedProcess[str]], tiny_folder: Path, tmp_path: Path
 ) -> None:
     done = theirs(
-        "run", "--model", str(tiny_folder), "--scheme", "origin,halved,halved(N=8)+logn", "--detector", "at-M", "--site",
-        "normed", "--input", "token:5", "--length", "160", "--out", str(tmp_path / "run"), "--json",
-    )  # fmt: skip
+        "run",
+        "--model",
+        str(tiny_folder),
+        "--scheme",
+        "origin,halved,halved(N=8)+logn",
+        "--detector",
+        "at-M",
+        "--site",
+        "normed",
+        "--input",
+        "token:5",
+        "--length",
+        "160",
+        "--out",
+        str(tmp_path / "run"),
+        "--json",
+    )
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)["rows"]
     assert {(row["scheme"], row["site"], row["predicted"]) for row in rows} == {

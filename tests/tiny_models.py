@@ -42,9 +42,16 @@ TINY: dict[str, Callable[..., PreTrainedModel]] = {
     "llama": _maker("LlamaConfig", **_GROUPED),
     "llama-dynamic": _maker("LlamaConfig", **_GROUPED, rope_parameters=_rope("dynamic", factor=2.0)),
     "phi3-longrope": _maker(
-        "Phi3Config", **_GROUPED, max_position_embeddings=4 * WINDOW, original_max_position_embeddings=WINDOW,
+        "Phi3Config",
+        **_GROUPED,
+        max_position_embeddings=4 * WINDOW,
+        original_max_position_embeddings=WINDOW,
         rope_parameters=_rope(
-            "longrope", factor=4.0, original_max_position_embeddings=WINDOW, short_factor=[1.0] * 6, long_factor=[1.5, 2, 3, 4, 4, 4],
+            "longrope",
+            factor=4.0,
+            original_max_position_embeddings=WINDOW,
+            short_factor=[1.0] * 6,
+            long_factor=[1.5, 2, 3, 4, 4, 4],
         ),
     ),
     "mistral": _maker("MistralConfig", **_GROUPED, sliding_window=None),
@@ -62,17 +69,21 @@ TINY: dict[str, Callable[..., PreTrainedModel]] = {
     "gpt_neox-nope": _maker("GPTNeoXConfig", rotary_pct=0.0),
     "mpt": _maker("MptConfig", {"d_model": 40, "n_layers": 2, "n_heads": 5, "max_seq_len": WINDOW}),
     "mpt-clip": _maker(
-        "MptConfig", {"d_model": 40, "n_layers": 2, "n_heads": 5, "max_seq_len": WINDOW},
-        attn_config={"clip_qkv": 0.7, "softmax_scale": 0.2}, no_bias=False,
+        "MptConfig",
+        {"d_model": 40, "n_layers": 2, "n_heads": 5, "max_seq_len": WINDOW},
+        attn_config={"clip_qkv": 0.7, "softmax_scale": 0.2},
+        no_bias=False,
     ),
     "bloom": _maker("BloomConfig", {"hidden_size": 60, "n_layer": 2, "n_head": 6}),
     "bloom-post": _maker(
-        "BloomConfig", {"hidden_size": 32, "n_layer": 2, "n_head": 4}, apply_residual_connection_post_layernorm=True,
+        "BloomConfig",
+        {"hidden_size": 32, "n_layer": 2, "n_head": 4},
+        apply_residual_connection_post_layernorm=True,
     ),
     "falcon": _falcon(alibi=True),
     "falcon-heads": _falcon(alibi=True, multi_query=False, parallel_attn=False, bias=True),
     "falcon-groups": _falcon(alibi=True, new_decoder_architecture=True, num_kv_heads=2),
-}  # fmt: skip
+}
 """Makers by name, the model type first; `make(seed=0, **config)`."""
 
 ALIBI = [name for name in TINY if name.startswith(("mpt", "bloom", "falcon")) and name != "falcon-rope"]

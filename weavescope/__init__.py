@@ -8,8 +8,9 @@
     run = m.probe("origin,rerope", layers="all", dims=range(20))
     run.thresholds.to_pandas()
 
-Everything public is here, in `weavescope.parts` (what schemes are made of) and in `weavescope.rows` (rows of the open tables, for
-`register`). Every other module, of `probe` and `constructions` too, may change without notice. Importing this loads no torch.
+Everything public is here, in `weavescope.parts` (what schemes are made of) and in `weavescope.rows` (rows of the open
+tables, for `register`). Every other module, of `probe` and `constructions` too, may change without notice. Importing
+this loads no torch.
 """
 
 from __future__ import annotations

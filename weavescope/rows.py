@@ -1,4 +1,5 @@
-"""Rows of the open tables: make one and `weavescope.register` it, or name a function that returns rows as an entry point.
+"""Rows of the open tables: make one and `weavescope.register` it, or name a function that returns rows as an entry
+point.
 
     [project.entry-points.weavescope]
     mine = "my_package:rows"

@@ -199,7 +199,13 @@ def _downloads(
         help="Every layer and dimension of this run, judged with the settings above.",
     )  # fmt: skip
     right.download_button(
-        "This figure (HTML)", lambda: figure.to_html(include_plotlyjs=True), f"{name}-{place.site}-{place.layer}-{place.dim}.html",
-        "text/html", key="html", on_click="ignore", icon=":material/download:", width="stretch",
+        "This figure (HTML)",
+        lambda: figure.to_html(include_plotlyjs=True),
+        f"{name}-{place.site}-{place.layer}-{place.dim}.html",
+        "text/html",
+        key="html",
+        on_click="ignore",
+        icon=":material/download:",
+        width="stretch",
         help="One file that needs no network.",
-    )  # fmt: skip
+    )

@@ -37,7 +37,8 @@ DASHES = ("solid", "dot", "dash", "dashdot")
 """Of the first, second, ... scheme of one colour: there are more schemes than colours."""
 
 NOISY = 0.03
-"""Median distance from the running median, as a share of what a panel shows, from which a panel is drawn smoothed over its raw values.
+"""Median distance from the running median, as a share of what a panel shows, from which a panel is drawn smoothed over
+its raw values.
 
 Constant inputs stay below 0.01, and one sample of text is near 0.1.
 """
@@ -72,12 +73,21 @@ def _line(
 ) -> None:
     x, y = thin(np.arange(len(values)), values)
     figure.add_trace(
-        go.Scatter(x=x, y=y, mode="lines", name=name, legendgroup=scheme, showlegend=False, opacity=0.25 if faint else 1,
-                   line={"color": scheme_colour(scheme), "width": 0.8 if faint else 1.6},
-                   hoverinfo="skip" if faint else None,
-                   hovertemplate=None if faint else f"{name}<br>position %{{x}}<br>%{{y:.4g}}<extra></extra>"),
-        row=at[0], col=at[1],
-    )  # fmt: skip
+        go.Scatter(
+            x=x,
+            y=y,
+            mode="lines",
+            name=name,
+            legendgroup=scheme,
+            showlegend=False,
+            opacity=0.25 if faint else 1,
+            line={"color": scheme_colour(scheme), "width": 0.8 if faint else 1.6},
+            hoverinfo="skip" if faint else None,
+            hovertemplate=None if faint else f"{name}<br>position %{{x}}<br>%{{y:.4g}}<extra></extra>",
+        ),
+        row=at[0],
+        col=at[1],
+    )
 
 
 def _spread(wanted: list[float], distance: float, low: float, high: float) -> list[float]:
@@ -101,11 +111,22 @@ def _label_ends(
         text = short if failures[scheme] is None else f"{short} ✕ {failures[scheme]}"
         # A trace and not an annotation, so that the legend hides it with its line.
         figure.add_trace(
-            go.Scatter(x=[shown.length], y=[y], mode="text", text=["\u2002" + text], textposition="middle right", cliponaxis=False,
-                       textfont={"color": scheme_colour(scheme), "size": 12}, name=f"{scheme}: name",
-                       legendgroup=scheme, showlegend=False, hoverinfo="skip"),
-            row=at[0], col=at[1],
-        )  # fmt: skip
+            go.Scatter(
+                x=[shown.length],
+                y=[y],
+                mode="text",
+                text=["\u2002" + text],
+                textposition="middle right",
+                cliponaxis=False,
+                textfont={"color": scheme_colour(scheme), "size": 12},
+                name=f"{scheme}: name",
+                legendgroup=scheme,
+                showlegend=False,
+                hoverinfo="skip",
+            ),
+            row=at[0],
+            col=at[1],
+        )
     return placed
 
 
@@ -131,12 +152,20 @@ def _draw_borders(
     for scheme, positions in borders.items():
         if positions:
             figure.add_trace(
-                go.Scatter(x=[x for border in positions for x in (border, border, None)], y=[low, high, None] * len(positions),
-                           mode="lines", opacity=0.45, line={"color": scheme_colour(scheme), "width": 1},
-                           name=f"{scheme}: chunks", legendgroup=scheme, showlegend=False,
-                           hovertemplate=f"{scheme}: a chunk begins at %{{x}}<extra></extra>"),
-                row=at[0], col=at[1],
-            )  # fmt: skip
+                go.Scatter(
+                    x=[x for border in positions for x in (border, border, None)],
+                    y=[low, high, None] * len(positions),
+                    mode="lines",
+                    opacity=0.45,
+                    line={"color": scheme_colour(scheme), "width": 1},
+                    name=f"{scheme}: chunks",
+                    legendgroup=scheme,
+                    showlegend=False,
+                    hovertemplate=f"{scheme}: a chunk begins at %{{x}}<extra></extra>",
+                ),
+                row=at[0],
+                col=at[1],
+            )
 
 
 def _window_line(figure: go.Figure, at: tuple[int, int], window: int, length: int) -> None:
@@ -166,7 +195,9 @@ def _draw_panel(
     figure: go.Figure, at: tuple[int, int], info: RunInfo, lines: dict[str, np.ndarray],
     failures: dict[str, int | None], guides: dict[float, str], what: str, smooth_over: int = 1,
 ) -> bool:  # fmt: skip
-    """Lines, their names and failures, M, chunks, and horizontal guides by their value; whether raw values were noisy and so drawn smoothed."""
+    """Lines, their names and failures, M, chunks, and horizontal guides by their value; whether raw values were noisy
+    and so drawn smoothed.
+    """
     window = info.window
     # A first token's values are far from all others': they are drawn, but the axis is not stretched for them.
     settled = [values[min(window // 16, len(values) // 2) :] for values in lines.values()]
@@ -239,11 +270,13 @@ def caption(info: RunInfo, schemes: Iterable[str], smoothed_over: int | None) ->
     chunked = [scheme for scheme in schemes if _borders(info, scheme)]
     if chunked:
         lines.append(
-            f"Faint vertical lines: a chunk of {' or '.join(chunked)} begins; each middle chunk continues the positions of chunk 0."
+            f"Faint vertical lines: a chunk of {' or '.join(chunked)} begins; each middle chunk continues the "
+            "positions of chunk 0."
         )
     if smoothed_over is not None:
         lines.append(
-            f"Strong lines: running median over {smoothed_over} positions; faint: the raw values, which the detector judges."
+            f"Strong lines: running median over {smoothed_over} positions; faint: the raw values, which the "
+            "detector judges."
         )
     return lines
 

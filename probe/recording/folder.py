@@ -1,7 +1,7 @@
 """Run folders: the only thing that passes between the CLI, the dashboard and the docs.
 
-A folder holds `run.json` (every setting, versions, seed, git commit), `trace.safetensors` (recorded values,
-[positions, dims] under "scheme/site.layer"), tables as Parquet and figures as HTML. It is written under a temporary name and
+A folder holds `run.json` (every setting, versions, seed, git commit), `trace.safetensors` (recorded values, [positions,
+dims] under "scheme/site.layer"), tables as Parquet and figures as HTML. It is written under a temporary name and
 renamed when whole, so a folder that can be listed is complete.
 """
 

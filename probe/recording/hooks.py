@@ -35,7 +35,9 @@ class Recording:
         self._chunks.setdefault(key, []).append(hidden.detach().index_select(-1, index).float().cpu())
 
     def mark(self) -> Callable[[], None]:
-        """What forgets all that is added from now on: a call that failed in a deeper layer, and is tried again in parts."""
+        """What forgets all that is added from now on: a call that failed in a deeper layer, and is tried again in
+        parts.
+        """
         counts = {key: len(chunks) for key, chunks in self._chunks.items()}
 
         def undo() -> None:

@@ -1,7 +1,7 @@
 """The first choice of a scheme: which RoPE angles.
 
-Every kind returns a factor per frequency for the model's *own* inverse frequencies, so that a model that was trained with a
-scaled rotary (Llama 3, YaRN) keeps its scaling underneath.
+Every kind returns a factor per frequency for the model's *own* inverse frequencies, so that a model that was trained
+with a scaled rotary (Llama 3, YaRN) keeps its scaling underneath.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def check_stretch(what: str, s: float) -> None:
 class Interpolation(Frequencies):
     """Position interpolation: every frequency divided by s (https://arxiv.org/abs/2306.15595).
 
-    The source has one factor L'/L per model, L' being the length it is then fine-tuned for: that is `s`, and it also holds
-    inside the window. With s = 0, for models that nobody fine-tunes, it follows the input: max(1, T/M).
+    The source has one factor L'/L per model, L' being the length it is then fine-tuned for: that is `s`, and it also
+    holds inside the window. With s = 0, for models that nobody fine-tunes, it follows the input: max(1, T/M).
     """
 
     s: float = 0.0
@@ -135,11 +135,11 @@ class DynamicNTK(Frequencies):
 class YaRN(Frequencies):
     """YaRN's frequencies, "NTK by parts": fast ones as trained, slow ones divided by s, a ramp between.
 
-    A frequency counts as fast if it turns more than `beta_fast` times within the window M, as slow if it turns less than
-    `beta_slow` times (https://arxiv.org/abs/2309.00071, Sec. 3.2). Between them the paper's ramp function runs over the number of
-    turns, but the authors' code, and with it every model released with YaRN and transformers, runs over the index of the
-    frequency, between the floor of one bound and the ceiling of the other. We do as the models were trained.
-    `s` is fixed, or follows max(1, T/M) where it is 0 (the paper's "dynamic scaling", Sec. 3.3).
+    A frequency counts as fast if it turns more than `beta_fast` times within the window M, as slow if it turns less
+    than `beta_slow` times (https://arxiv.org/abs/2309.00071, Sec. 3.2). Between them the paper's ramp function runs
+    over the number of turns, but the authors' code, and with it every model released with YaRN and transformers, runs
+    over the index of the frequency, between the floor of one bound and the ceiling of the other. We do as the models
+    were trained. `s` is fixed, or follows max(1, T/M) where it is 0 (the paper's "dynamic scaling", Sec. 3.3).
     """
 
     s: float = 0.0

@@ -1,8 +1,8 @@
 """Mesa-Extrapolation as a weave and a visibility (paper Sec. 3, Algs. 1 and 2; https://arxiv.org/abs/2410.15859).
 
-A prompt inside the window, and every position below M of one, is the plain model. A longer prompt is split: chunk 0 is causal; each middle
-chunk sees chunk 0 and itself, at positions that follow chunk 0's; the last chunk, and every token after the prompt, sees all keys by
-the weave `last`, Stair PE unless told otherwise.
+A prompt inside the window, and every position below M of one, is the plain model. A longer prompt is split: chunk 0 is
+causal; each middle chunk sees chunk 0 and itself, at positions that follow chunk 0's; the last chunk, and every token
+after the prompt, sees all keys by the weave `last`, Stair PE unless told otherwise.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ def split_of(p: Parameters, extent: Extent) -> Split | None:
 
 
 def least_step(N: int, tokens: int, window: int) -> int:
-    """The smallest E with which Stair PE keeps every distance below `tokens` inside the window: N + ceil((T - 1 - N)/E) <= M - 1.
+    """The smallest E with which Stair PE keeps every distance below `tokens` inside the window: N + ceil((T - 1 - N)/E)
+    <= M - 1.
 
     Raises:
         ProbeError: N fills the window, so that no E does.
@@ -97,8 +98,9 @@ LAST: dict[str, Callable[[Parameters, Extent], Weave]] = {
 }
 """What the last chunk, and all after the prompt, uses: a row makes a weave from the parameters and the input.
 
-`exact`: Stair PE for every query (Eq. 3). `paper`: Stair PE for the prompt's last query, the keys positioned once by it. `official`: the positions
-of the authors' code. The others are the ablation of Fig. 9 and its neighbours; `plain` has the positions as trained.
+`exact`: Stair PE for every query (Eq. 3). `paper`: Stair PE for the prompt's last query, the keys positioned once by
+it. `official`: the positions of the authors' code. The others are the ablation of Fig. 9 and its neighbours; `plain`
+has the positions as trained.
 """
 
 

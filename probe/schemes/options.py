@@ -1,8 +1,8 @@
 """What may follow a `+`: parts that change a scheme, and every preset's own parts.
 
-A preset after `+` brings the choices it makes (`stair+yarn` is Stair's positions on YaRN's frequencies and temperature). An
-option changes what is there: a temperature, a mask, bottom attention. Temperatures multiply; any other choice can be made only
-once.
+A preset after `+` brings the choices it makes (`stair+yarn` is Stair's positions on YaRN's frequencies and
+temperature). An option changes what is there: a temperature, a mask, bottom attention. Temperatures multiply; any other
+choice can be made only once.
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ def _last(extent: Extent, tokens: int) -> int:
 
 
 def _bottom(weave: Preset | None) -> Change:
-    """Bottom attention: the prompt's last L tokens, and all that is generated, see every key, by `weave` (None: the base's)."""
+    """Bottom attention: the prompt's last L tokens, and all that is generated, see every key, by `weave` (None: the
+    base's).
+    """
 
     def change(scheme: Scheme, p: dict) -> dict[str, object]:
         rest = dict(p)

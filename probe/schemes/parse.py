@@ -5,10 +5,10 @@
     ...+part             with an option added:                     rerope+logn, streaming-llm+bottom(L=64,N=32,E=8)
     ...+preset           with another preset's choices added:      stair+yarn(s=4), star(B=256)+rerope
 
-Parts apply from left to right, as many as wanted. Options are logn and mscale (temperatures, which multiply), lambda (sinks and
-recent keys only) and bottom, bottom-plain or bottom-WEAVE (the prompt's last L tokens, and all that is generated, see every
-key). Frequencies, weave and visibility can each be chosen once: `rerope+stair` is an error. Several schemes are separated by
-commas. `probe schemes` lists every name, parameter and default.
+Parts apply from left to right, as many as wanted. Options are logn and mscale (temperatures, which multiply), lambda
+(sinks and recent keys only) and bottom, bottom-plain or bottom-WEAVE (the prompt's last L tokens, and all that is
+generated, see every key). Frequencies, weave and visibility can each be chosen once: `rerope+stair` is an error.
+Several schemes are separated by commas. `probe schemes` lists every name, parameter and default.
 """
 
 from __future__ import annotations

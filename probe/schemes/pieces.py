@@ -1,8 +1,8 @@
 """Pieces: the one form that every scheme compiles to.
 
-A piece is a set of queries, a position for each query and each key, and a contiguous key range per query. Inside that range the
-relative position *is* q_pos - k_pos, so the piece is ordinary attention over rotated queries and keys. The pieces of a
-scheme are disjoint and together are exactly what the queries see; their outputs are merged by log-sum-exp.
+A piece is a set of queries, a position for each query and each key, and a contiguous key range per query. Inside that
+range the relative position *is* q_pos - k_pos, so the piece is ordinary attention over rotated queries and keys. The
+pieces of a scheme are disjoint and together are exactly what the queries see; their outputs are merged by log-sum-exp.
 """
 
 from __future__ import annotations

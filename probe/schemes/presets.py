@@ -1,7 +1,7 @@
 """The table of named schemes. A new scheme is a new row.
 
-Defaults that a source gives for windows of 2048 and more (N = 512, ...) are scaled in proportion below that. A default of 0 for
-a stretch `s`, and for star's `B` and `L`, means that it follows the input.
+Defaults that a source gives for windows of 2048 and more (N = 512, ...) are scaled in proportion below that. A default
+of 0 for a stretch `s`, and for star's `B` and `L`, means that it follows the input.
 """
 
 from __future__ import annotations
@@ -120,7 +120,8 @@ def _constant(value: Value) -> Callable[[int], Value]:
 
 
 def star(B: int, L: int) -> VisibilityAt:
-    """Star Attention's blocks: each sees itself and the first (the anchor); the prompt's end and what follows see everything.
+    """Star Attention's blocks: each sees itself and the first (the anchor); the prompt's end and what follows see
+    everything.
 
     Args:
         B: tokens in a block, the anchor included; 0 for a quarter of the prompt, as in the source's experiments.
@@ -176,7 +177,7 @@ PRESETS: Table[Preset] = Table(
             lambda p: {"frequencies": YaRN(**p), "scale": MScale(p["s"])},
             {
                 "s": _STRETCH,
-                "beta_fast": Parameter(_constant(32), "turns in the window from which a frequency is kept", integer=False),
+                "beta_fast": Parameter(_constant(32), "turns within M from which a frequency is kept", integer=False),
                 "beta_slow": Parameter(_constant(1), "turns in the window below which it is divided", integer=False),
             },
         ),
@@ -259,10 +260,17 @@ PRESETS: Table[Preset] = Table(
             {
                 "F": Parameter(published(100), "tokens of chunk 0, which every chunk sees"),
                 "L": Parameter(published(512), "least tokens of the last chunk"),
-                "N": Parameter(lambda window: min(published(512)(window), window - 2), "distances up to this are exact"),
-                "E": Parameter(_constant(0), "keys that share a step; 0 for 50 (in proportion below M = 2048), more where the input needs it"),
+                "N": Parameter(
+                    lambda window: min(published(512)(window), window - 2), "distances up to this are exact"
+                ),
+                "E": Parameter(
+                    _constant(0),
+                    "keys that share a step; 0 for 50 (in proportion below M = 2048), more where the input needs it",
+                ),
                 "M_max": Parameter(published(200), "largest remainder that joins the last chunk"),
-                "last": Parameter(_constant("exact"), "positions of the last chunk and after the prompt", choices=tuple(LAST)),
+                "last": Parameter(
+                    _constant("exact"), "positions of the last chunk and after the prompt", choices=tuple(LAST)
+                ),
             },
         ),
         Preset(

@@ -50,8 +50,9 @@ class LogN(Scale):
 class MScale(Scale):
     """YaRN's temperature: logits times (0.1 ln s + 1)^2 (https://arxiv.org/abs/2309.00071, Sec. 3.4).
 
-    `s` is fixed, or follows max(1, T/M) where it is 0. The paper tempers the whole logit; transformers scales cos and sin,
-    which is the same, except that a partial rotary leaves its unrotated dimensions untempered. We follow the paper.
+    `s` is fixed, or follows max(1, T/M) where it is 0. The paper tempers the whole logit; transformers scales cos and
+    sin, which is the same, except that a partial rotary leaves its unrotated dimensions untempered. We follow the
+    paper.
     """
 
     s: float = 0.0
@@ -190,5 +191,7 @@ class Scheme:
         return Extent(max(length, prompt), prompt, self.window)
 
     def borders_at(self, prompt: int) -> list[int]:
-        """Chunk borders of a prompt: first positions of all its blocks but the first one; empty where nothing is in blocks."""
+        """Chunk borders of a prompt: first positions of all its blocks but the first one; empty where nothing is in
+        blocks.
+        """
         return self.visibility_at(prompt).borders(prompt)

@@ -40,13 +40,14 @@ class Split:
 def dynamic_split(prompt: int, window: int, F: int, L: int, M_max: int) -> Split:
     """Split a prompt that is longer than the window (paper Alg. 2).
 
-    n = floor((I - L - F)/(M - F)) chunks of the largest width M - F fit, and m tokens are left. Up to M_max of them join the
-    last chunk, which has L tokens and what is left; otherwise there are n + 1 chunks of equal, smaller width, and fewer
-    than n + 1 tokens are left.
+    n = floor((I - L - F)/(M - F)) chunks of the largest width M - F fit, and m tokens are left. Up to M_max of them
+    join the last chunk, which has L tokens and what is left; otherwise there are n + 1 chunks of equal, smaller width,
+    and fewer than n + 1 tokens are left.
 
-    The paper is silent on: a prompt of at most L + F tokens past chunk 0, which has no middle chunk here; n = 0 with m < M_max,
-    where the printed C = M - F fits zero times: no middle chunk either, nor where n + 1 chunks have no token each (M - F = 1 and
-    M_max = 0); and what becomes of the remainder, which joins the last chunk. A prompt inside the window is not split at all: ask only for longer ones.
+    The paper is silent on: a prompt of at most L + F tokens past chunk 0, which has no middle chunk here; n = 0 with m
+    < M_max, where the printed C = M - F fits zero times: no middle chunk either, nor where n + 1 chunks have no token
+    each (M - F = 1 and M_max = 0); and what becomes of the remainder, which joins the last chunk. A prompt inside the
+    window is not split at all: ask only for longer ones.
 
     Args:
         prompt: tokens I.

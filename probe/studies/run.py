@@ -159,7 +159,9 @@ def _silent(_share: float, _line: str) -> None:
 
 @contextmanager
 def _layer_progress(loaded: LoadedModel, tick: Callable[[float], None], length: int) -> Iterator[None]:
-    """Tell `tick` the share of the pass that a layer's call was; in all 1, however many calls an input of `length` tokens takes."""
+    """Tell `tick` the share of the pass that a layer's call was; in all 1, however many calls an input of `length`
+    tokens takes.
+    """
     layers = loaded.family.layer_list(loaded.model)
     left = [length] * len(layers)
 
@@ -185,7 +187,8 @@ def _checked(array: NDArray[np.float32], where: str) -> NDArray[np.float32]:
     bad = np.flatnonzero(~np.isfinite(array).all(-1))
     if len(bad):
         raise ProbeError(
-            f"hidden states are NaN or infinite under {where} from position {bad[0]} on; try --dtype float32, and check the weights"
+            f"hidden states are NaN or infinite under {where} from position {bad[0]} on; try dtype float32, and check "
+            "the weights"
         )
     return array
 

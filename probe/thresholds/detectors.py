@@ -1,7 +1,7 @@
 """Thresholds: from a hidden dimension's course over positions to the position at which the model should fail.
 
-Positions are 0-based; a model of window M was trained on positions 0..M-1. Both detectors are calibrated on the model as
-trained (scheme `origin`) and then judge the series of any scheme.
+Positions are 0-based; a model of window M was trained on positions 0..M-1. Both detectors are calibrated on the model
+as trained (scheme `origin`) and then judge the series of any scheme.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class DetectorSettings:
     """How a detector judges, in positions and in robust standard deviations. `None` follows the window M.
 
     Attributes:
-        burn_in: first position of the in-window reference; default M // 8. Before it a model is still finding its context.
+        burn_in: first position of the in-window reference; default M // 8. Before it a model is still finding its
+            context.
         run_length: a crossing lasts when it holds for this many positions; default max(8, M // 16).
         margin: robust standard deviations that the in-window range, and the likelihood's band, are widened by.
 
@@ -64,8 +65,8 @@ class DetectorSettings:
 class Detection:
     """A verdict on one series.
 
-    `margin` is how far its worst lasting stretch stays inside the threshold, in robust standard deviations of the in-window
-    reference; it is negative exactly if there is a failure.
+    `margin` is how far its worst lasting stretch stays inside the threshold, in robust standard deviations of the
+    in-window reference; it is negative exactly if there is a failure.
     """
 
     threshold: float
@@ -114,7 +115,7 @@ def lasting(excess: Series, run: int) -> Float[np.ndarray, " judged"]:
 
 
 def robust_sd(values: NDArray[np.floating]) -> float:
-    """1.4826 times the median absolute deviation: the standard deviation, for normal values, that outliers do not move."""
+    """1.4826 times the median absolute deviation: for normal values the standard deviation, unmoved by outliers."""
     return 1.4826 * float(np.median(np.abs(values - np.median(values))))
 
 

@@ -33,7 +33,8 @@ class Verdict:
         direction: the side of H on which the model fails.
         predicted: position from which the hidden state stays beyond H; None for no failure, or where `unpredicted` says
             why that could not be told.
-        margin: how far the worst lasting stretch stays inside H, in robust standard deviations; negative with a failure.
+        margin: how far the worst lasting stretch stays inside H, in robust standard deviations; negative with a
+            failure.
         measured: position from which the likelihood stays above its in-window band; None for no failure, or where
             `unmeasured` says why that could not be told.
         unpredicted: why nothing can be said of a predicted failure; None where it can.

@@ -41,7 +41,8 @@ def picture(app):
 
 def test_the_numbers_are_the_algorithms():
     app = opened()
-    # F = 100/4, L = N = 512/4, E = 50/4; n = floor((2048 - 128 - 25)/(512 - 25)) = 3, m = 434 > 50: four chunks of 1895 // 4.
+    # F = 100/4, L = N = 512/4, E = 50/4; n = floor((2048 - 128 - 25)/(512 - 25)) = 3, m = 434 > 50: four chunks of 1895
+    # // 4.
     last = 2048 - 25 - 4 * 473
     pairs = 25 * 26 / 2 + 4 * (473 * 25 + 473 * 474 / 2) + sum(range(2048 - last + 1, 2049))
     assert numbers(app) == {

@@ -33,7 +33,8 @@ def leftovers(folder: Path) -> list[str]:
 def test_a_run_folder_holds_everything_and_reads_back(tiny_folder: Path, tmp_path: Path) -> None:
     run = run_probe(load_model(str(tiny_folder)), SETTINGS, tmp_path / "run")
     assert {path.name for path in run.path.iterdir()} == {
-        "run.json", "trace.safetensors", "nll.parquet", "thresholds.parquet", *(["figure.html"] if find_spec("plotly") else []),
+        "run.json", "trace.safetensors", "nll.parquet", "thresholds.parquet",
+        *(["figure.html"] if find_spec("plotly") else []),
     }  # fmt: skip
     written = json.loads((run.path / "run.json").read_text())
     assert written["window"] == 64 and written["input"]["length"] == 200 and written["seed"] == 0
@@ -59,7 +60,9 @@ def test_the_same_settings_give_the_same_run(tiny_folder: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize("chunk_batch", [1, "auto"])
 def test_progress_counts_tokens_and_ends_at_one(chunk_batch: int | str, tiny_folder: Path, tmp_path: Path) -> None:
-    """In however many calls a prompt goes through a layer: each scheme is its share, and its last call is the end of it."""
+    """In however many calls a prompt goes through a layer: each scheme is its share, and its last call is the end of
+    it.
+    """
     shares: list[tuple[float, str]] = []
     settings = replace(SETTINGS, schemes="origin,mesa", length=400, chunk_batch=chunk_batch)
     run_probe(load_model(str(tiny_folder)), settings, tmp_path / "run", progress=lambda *told: shares.append(told))

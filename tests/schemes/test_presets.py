@@ -14,7 +14,20 @@ from probe.schemes.visibility import Lambda
 
 COMBINED = ("streaming-llm+bottom", "lm-infinite+bottom", "star(B=8)+rerope", "stair+yarn", "rerope+lambda+logn")
 ALL = (*PRESETS, *COMBINED)
-SEES_ALL = {"origin", "dynamic-ntk", "pi", "ntk", "yarn", "rerope", "leaky-rerope", "stair", "self-extend", "dual-chunk", "nope", "stair+yarn"}  # fmt: skip
+SEES_ALL = {
+    "origin",
+    "dynamic-ntk",
+    "pi",
+    "ntk",
+    "yarn",
+    "rerope",
+    "leaky-rerope",
+    "stair",
+    "self-extend",
+    "dual-chunk",
+    "nope",
+    "stair+yarn",
+}
 
 
 def defaults(name: str, window: int) -> dict[str, float]:

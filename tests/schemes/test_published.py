@@ -79,7 +79,9 @@ def test_streaming_llm_is_a_cache_that_evicts_token_by_token(
 def test_lm_infinite_is_the_two_branches_of_its_authors(
     n_global: int, n_local: int, tiny_llama: Callable[..., nn.Module]
 ) -> None:
-    """Local branch: d < n_local, ordinary rotation. Global branch: unrotated sinks, and the query at the distance limit."""
+    """Local branch: d < n_local, ordinary rotation. Global branch: unrotated sinks, and the query at the distance
+    limit.
+    """
     model, tokens = tiny_llama().double(), ids(90)
 
     def attend(model: nn.Module, q: Tensor, memory: list) -> Tensor:

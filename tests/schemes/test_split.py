@@ -42,7 +42,7 @@ def test_chunks_cover_the_prompt_inside_the_window(at: dict[str, int]) -> None:
 @given(at=settings())
 @example(at={"window": 4, "F": 3, "L": 2, "M_max": 0, "prompt": 9})
 def test_the_last_chunk_takes_no_more_than_the_algorithm_leaves_it(at: dict[str, int]) -> None:
-    """L and less than M_max where all chunks are as wide as they can be; else L and fewer tokens than there are chunks."""
+    """L and less than M_max where chunks are as wide as can be; else L and fewer tokens than there are chunks."""
     split = dynamic_split(**at)
     spare = at["prompt"] - split.last - at["L"]
     if split.chunks:

@@ -1,4 +1,6 @@
-"""The public names and their signatures change only on purpose: `python tests/weavescope/test_public_api.py` writes them anew."""
+"""The public names and their signatures change only on purpose: `python tests/weavescope/test_public_api.py` writes
+them anew.
+"""
 
 from __future__ import annotations
 
