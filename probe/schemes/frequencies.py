@@ -13,6 +13,7 @@ from typing import ClassVar
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from probe.errors import ProbeError
 
@@ -64,8 +65,9 @@ class Interpolation(Frequencies):
     def __post_init__(self) -> None:
         check_stretch(self.name, self.s)
 
+    @override
     def factors(self, rotary_dim: int, base: float, length: int, window: int) -> Float[Tensor, " half"]:
-        """As `Frequencies.factors`: 1/s."""
+        """1/s."""
         return torch.full((rotary_dim // 2,), 1 / stretch(self.s, length, window), dtype=torch.float64)
 
 
@@ -75,8 +77,9 @@ class Unrotated(Frequencies):
 
     name: ClassVar[str] = "nope"
 
+    @override
     def factors(self, rotary_dim: int, base: float, length: int, window: int) -> Float[Tensor, " half"]:
-        """As `Frequencies.factors`: 0."""
+        """0."""
         return torch.zeros(rotary_dim // 2, dtype=torch.float64)
 
 
@@ -101,8 +104,8 @@ class NTK(Frequencies):
         if not self.a >= 1:
             raise ProbeError(f"ntk: a: expected a number >= 1, got {self.a:g}")
 
+    @override
     def factors(self, rotary_dim: int, base: float, length: int, window: int) -> Float[Tensor, " half"]:
-        """As `Frequencies.factors`."""
         # A head of one frequency has no exponent D/(D-2); as a limit its only frequency is the highest, factor 1.
         exponent = rotary_dim / (rotary_dim - 2) if rotary_dim > 2 else 0.0
         return _base_change(rotary_dim, self.a**exponent)
@@ -123,8 +126,9 @@ class DynamicNTK(Frequencies):
         if not self.a >= 0:
             raise ProbeError(f"dynamic-ntk: a: expected a number >= 0, got {self.a:g}")
 
+    @override
     def factors(self, rotary_dim: int, base: float, length: int, window: int) -> Float[Tensor, " half"]:
-        """As `Frequencies.factors`; 1 up to the window."""
+        """1 up to the window."""
         if length <= window or rotary_dim <= 2:
             return torch.ones(rotary_dim // 2, dtype=torch.float64)
         growth = self.a * length / window - (self.a - 1)
@@ -153,8 +157,9 @@ class YaRN(Frequencies):
             got = f"{self.beta_fast:g} and {self.beta_slow:g}"
             raise ProbeError(f"yarn: expected beta_fast > beta_slow > 0, got {got}")
 
+    @override
     def factors(self, rotary_dim: int, base: float, length: int, window: int) -> Float[Tensor, " half"]:
-        """As `Frequencies.factors`: from 1 at fast frequencies to 1/s at slow ones."""
+        """From 1 at fast frequencies to 1/s at slow ones."""
 
         def index(turns: float) -> float:
             """The (fractional) index of the frequency that turns so often within the window."""

@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from typing_extensions import override
 
 from constructions.weave import Leaky, Linear, Weave
 from probe.errors import FieldError
@@ -41,8 +42,9 @@ class LogN(Scale):
 
     name: ClassVar[str] = "logn"
 
+    @override
     def factors(self, t: Int[Tensor, " queries"], length: int, window: int) -> Float[Tensor, " queries"] | None:
-        """As `Scale.factors`; 1 inside the window."""
+        """1 inside the window."""
         return (torch.log(t.double() + 1) / math.log(window)).clamp(min=1.0)
 
 
@@ -61,8 +63,9 @@ class MScale(Scale):
     def __post_init__(self) -> None:
         check_stretch(self.name, self.s)
 
+    @override
     def factors(self, t: Int[Tensor, " queries"], length: int, window: int) -> Float[Tensor, " queries"] | None:
-        """As `Scale.factors`; the same for every query."""
+        """The same for every query."""
         mscale = 0.1 * math.log(stretch(self.s, length, window)) + 1
         return None if mscale == 1 else torch.full(t.shape, mscale**2, dtype=torch.float64)
 
@@ -75,8 +78,8 @@ class Product(Scale):
     second: Scale
     name: ClassVar[str] = "product"
 
+    @override
     def factors(self, t: Int[Tensor, " queries"], length: int, window: int) -> Float[Tensor, " queries"] | None:
-        """As `Scale.factors`."""
         first, second = (part.factors(t, length, window) for part in (self.first, self.second))
         if first is None or second is None:
             return second if first is None else first

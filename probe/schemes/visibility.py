@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from typing_extensions import override
 
 from constructions.weave import Positions
 from probe.errors import ProbeError
@@ -59,12 +60,13 @@ class Lambda(Visibility):
         _at_least("lambda visibility", "sinks", self.x, 0)
         _at_least("lambda visibility", "recent keys", self.y, 1)
 
+    @override
     def sees(self, t: Positions, i: Positions) -> Any:
-        """As `Visibility.sees`."""
         return (i <= t) & ((i < self.x) | (t - i < self.y))
 
+    @override
     def intervals(self, t: Int[Tensor, " queries"]) -> list[Interval]:
-        """As `Visibility.intervals`: the sinks that are not recent, then what is recent."""
+        """The sinks that are not recent, then what is recent."""
         recent = (t - self.y + 1).clamp(min=0)
         return [(torch.zeros_like(t), recent.clamp(max=self.x)), (recent, t + 1)]
 
@@ -81,19 +83,21 @@ class Blocks(Visibility):
         _at_least("block visibility", "anchor", self.anchor, 1)
         _at_least("block visibility", "block", self.block, 1)
 
+    @override
     def sees(self, t: Positions, i: Positions) -> Any:
-        """As `Visibility.sees`."""
         same = (t - self.anchor) // self.block == (i - self.anchor) // self.block
         return (i <= t) & ((i < self.anchor) | same)
 
+    @override
     def intervals(self, t: Int[Tensor, " queries"]) -> list[Interval]:
-        """As `Visibility.intervals`: the anchor, then the query's own block."""
+        """The anchor, then the query's own block."""
         own = self.anchor + (t - self.anchor).clamp(min=0) // self.block * self.block
         own = torch.where(t < self.anchor, 0, own)
         return [(torch.zeros_like(t), own.clamp(max=self.anchor)), (own, t + 1)]
 
+    @override
     def borders(self, length: int) -> list[int]:
-        """As `Visibility.borders`: the blocks after the anchor."""
+        """The blocks after the anchor."""
         return list(range(self.anchor, length, self.block))
 
 
@@ -105,17 +109,19 @@ class Bottom(Visibility):
     start: int
     name: ClassVar[str] = "bottom"
 
+    @override
     def sees(self, t: Positions, i: Positions) -> Any:
-        """As `Visibility.sees`."""
         return (i <= t) & ((t >= self.start) | self.base.sees(t, i))
 
+    @override
     def intervals(self, t: Int[Tensor, " queries"]) -> list[Interval]:
-        """As `Visibility.intervals`: the base's, emptied from `start` on, and one with every key."""
+        """The base's, emptied from `start` on, and one with every key."""
         late = t >= self.start
         early = [(lo, torch.where(late, lo, hi)) for lo, hi in self.base.intervals(t)]
         return [*early, (torch.zeros_like(t), torch.where(late, t + 1, 0))]
 
+    @override
     def borders(self, length: int) -> list[int]:
-        """As `Visibility.borders`: the base's before `start`, and `start` as the last."""
+        """The base's before `start`, and `start` as the last."""
         base = [border for border in self.base.borders(length) if border < self.start]
         return [*base, self.start] if base and self.start < length else base
