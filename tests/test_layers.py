@@ -21,8 +21,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("probe.figures",),
     ("probe.studies", "probe.training", "probe.foreign"),
     ("probe.bench", "probe.peers"),
-    ("probe.cli",),
-    ("probe.__main__", "app"),
+    ("probe.commands", "app"),
+    ("probe.__main__",),
 )
 """Rooms from the bottom up. Those of one level do not know each other."""
 

@@ -20,7 +20,7 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
-from probe.errors import ProbeError, unknown
+from probe.errors import FieldError, ProbeError, literal, unknown
 from probe.models.embedded import MODELS
 from probe.seam.construction import PREFIX, ProbedModel, load_construction
 from probe.seam.families import Family, family_of
@@ -88,7 +88,8 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ProbeError(f"--device {name}: not usable here ({str(error).splitlines()[0]}); try auto or cpu") from None
+        reason = literal(str(error).splitlines()[0])
+        raise FieldError("device", hint=f"not usable here ({reason}); try auto or cpu", value=name) from None
     return device
 
 
@@ -111,7 +112,7 @@ def _source(name: str) -> str:
     if name in MODELS:
         folder = MODELS[name].folder
         if not (folder / "config.json").exists():
-            raise ProbeError(f"embedded model {name!r} is not trained yet: run python -m probe.training.train {name}")
+            raise ProbeError(f"embedded model {name!r} is not trained yet: run probe train {name}")
         return str(folder)
     if name.strip() and Path(name).is_dir():
         if not (Path(name) / "config.json").exists():
@@ -162,9 +163,8 @@ def load_model(
     """
     if name.startswith(PREFIX):
         if window is not None:
-            raise ProbeError(
-                f"--window: the window of a construction is its M; say {name.partition('(')[0]}(M={window})"
-            )
+            said = f"{literal(name.partition('(')[0])}(M={window})"
+            raise FieldError("window", hint=f"the window of a construction is its M; say {said}")
         return _construction(name, dtype, length)
     source = _source(name)
     where = pick_device(device)
@@ -185,9 +185,9 @@ def load_model(
     family = family_of(config)
     trained = model_window(config) if window is None else window
     if trained is None:
-        raise ProbeError(f"model {name!r}: its config states no trained window; give --window")
+        raise FieldError("window", hint=f"the config of model {literal(repr(name))} states no trained window; give one")
     if trained < 2:
-        raise ProbeError(f"--window: expected at least 2 tokens, got {trained}")
+        raise FieldError("window", "at least 2 tokens", trained)
     try:
         # Other shapes are let through here and refused below, with names.
         model, info = AutoModelForCausalLM.from_pretrained(
@@ -198,7 +198,9 @@ def load_model(
         raise
     except Exception as error:
         hint = _weights_hint(Path(source), allow_pickle)
-        raise ProbeError(f"model {name!r} does not load: {_first_line(error)}; {hint}") from None
+        raise FieldError(
+            "model", hint=f"does not load: {literal(_first_line(error))}; {hint}", value=repr(name)
+        ) from None
     _check_weights(name, model, info)
     tokenizer, without = _tokenizer(source, trust_remote_code)
     rotates = any(isinstance(positions, Rope) for positions in family.layer_positions(model))
@@ -213,7 +215,7 @@ def _weights_hint(folder: Path, allow_pickle: bool) -> str:
     if any(folder.glob("*.safetensors")):
         return "expected whole safetensors files; get the checkpoint again"
     if not allow_pickle and (any(folder.glob("*.bin")) or not folder.is_dir()):
-        return "weights that are not safetensors need --allow-pickle"
+        return "weights that are not safetensors need {allow_pickle}"
     return "expected the weights beside config.json, as model.safetensors; get the whole checkpoint"
 
 

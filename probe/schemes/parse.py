@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from probe.errors import ProbeError
+from probe.errors import FieldError, ProbeError, literal
 from probe.schemes.options import add_part, part_named
 from probe.schemes.presets import make_scheme, preset_named
 from probe.schemes.scheme import Scheme, Value
@@ -34,9 +34,9 @@ def split_specs(text: str) -> list[str]:
     """
     specs = [part.strip() for part in re.split(r",(?![^()]*\))", text)]
     if not any(specs):
-        raise ProbeError("--scheme: expected at least one scheme, got none")
+        raise FieldError("schemes", "at least one scheme", "none")
     if not all(specs):
-        raise ProbeError(f"--scheme: expected a scheme before and after every comma, got {text!r}")
+        raise FieldError("schemes", "a scheme before and after every comma", repr(text))
     return specs
 
 
@@ -108,7 +108,7 @@ def parse_schemes(text: str, window: int) -> list[Scheme]:
     specs = [scheme.spec for scheme in schemes]
     for spec in specs:
         if specs.count(spec) > 1:
-            raise ProbeError(f"--scheme: {spec} is named twice")
+            raise FieldError("schemes", hint=f"{literal(spec)} is named twice")
     return schemes
 
 

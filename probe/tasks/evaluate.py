@@ -13,7 +13,8 @@ from torch import Tensor
 
 from probe.errors import ProbeError, unknown
 from probe.models.load import LoadedModel
-from probe.provenance import environment
+from probe.provenance import Provenance
+from probe.results import Records, Result
 from probe.schemes import Scheme
 from probe.seam.apply import apply_scheme, check_scheme
 from probe.tasks.heldout import heldout_batch
@@ -99,6 +100,32 @@ TASKS: dict[str, tuple[Callable[..., Any], Callable[..., dict[str, float]]]] = {
 """By name: what draws the samples of a length, the same for every scheme, and what scores a scheme on them."""
 
 
+@dataclass(frozen=True)
+class Score:
+    """What every task says of a scheme at a length in tokens; `weave` as it came out for that length."""
+
+    scheme: str
+    length: int
+
+
+@dataclass(frozen=True)
+class PasskeyScore(Score):
+    """Share of exact answers, over all and in the worst depth decile."""
+
+    accuracy: float
+    worst_decile: float
+    weave: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class LikelihoodScore(Score):
+    """Mean NLL in nats and its standard error over samples."""
+
+    nll: float
+    standard_error: float
+    weave: dict[str, Any]
+
+
 @dataclass
 class Evaluation:
     """A task at several lengths under several schemes, under way: `rows` has one per (length, scheme) as they are done.
@@ -153,12 +180,14 @@ class Evaluation:
                 self.rows.append({"scheme": scheme.spec, "length": length} | scored | weave)
                 yield f"{scheme.spec} {length}"
 
-    def result(self, complete: bool) -> dict[str, Any]:
-        """Everything as one JSON object."""
-        return {
-            "model": self.loaded.name, "window": self.loaded.window, "task": self.task, "samples": self.samples, "seed": self.seed,
-            "tail": self.tail, "complete": complete, **environment(), "rows": self.rows,
+    def result(self, complete: bool) -> Result[Score]:
+        """The rows so far, with what they were made with."""
+        settings = {
+            "model": self.loaded.name, "window": self.loaded.window, "task": self.task, "samples": self.samples,
+            "seed": self.seed, "tail": self.tail,
         }  # fmt: skip
+        made = PasskeyScore if self.task == "passkey" else LikelihoodScore
+        return Result("eval", settings, Provenance.now(), Records(made(**row) for row in self.rows), complete)
 
 
 def check_task(task: str, samples: int, tail: int | None = None) -> None:
