@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from probe.errors import ProbeError
+from app import words
+from probe.errors import FieldError, ProbeError
 from probe.models.load import LoadedModel, load_model
 from probe.recording.folder import Run
 from probe.schemes import ORIGIN, resolve_schemes
@@ -50,11 +51,9 @@ class Request:
         """
         length = 4 * loaded.window if self.length is None else self.length
         if not 2 <= length <= MAX_LENGTH:
-            raise ProbeError(
-                f"length: expected 2 to {MAX_LENGTH} tokens, got {length}; longer ones run with 'probe run'"
-            )
+            raise FieldError("length", f"2 to {MAX_LENGTH} tokens", length, hint="longer ones run with 'probe run'")
         if not 1 <= self.samples <= MAX_SAMPLES:
-            raise ProbeError(f"samples: expected 1 to {MAX_SAMPLES}, got {self.samples}")
+            raise FieldError("samples", f"1 to {MAX_SAMPLES}", self.samples)
         layers = parse_numbers(self.layers, "layers", range(1, loaded.layers + 1))
         dims = parse_numbers(self.dims, "dims", range(loaded.model.config.hidden_size))
         schemes = len({ORIGIN, *(scheme.spec for scheme in resolve_schemes(self.schemes, loaded.window))})
@@ -96,7 +95,7 @@ class Job:
             loaded = load_model(self.request.model)
             self.run = run_probe(loaded, self.request.settings(loaded), self.out, progress=self._progress)
         except ProbeError as error:
-            self.error = str(error)
+            self.error = words.plain(error)
         except Exception as error:
             _log.exception("the run failed")
             self.error = (

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from probe.errors import ProbeError
+from probe.errors import FieldError, ProbeError
 
 RUNS_VARIABLE = "WEAVESCOPE_RUNS"
 MODELS_VARIABLE = "WEAVESCOPE_MODELS"
@@ -47,6 +47,6 @@ def parse_options(arguments: Sequence[str], environment: Mapping[str, str] = os.
     given = parser.parse_args(arguments)
     runs = Path(given.runs).expanduser().resolve()
     if runs.exists() and not runs.is_dir():
-        raise ProbeError(f"--runs {given.runs}: expected a folder, found a file")
+        raise FieldError("runs", hint="expected a folder, found a file", value=given.runs)
     named = given.model or environment.get(MODELS_VARIABLE, "").split(os.pathsep)
     return Options(runs, tuple(dict.fromkeys(name for name in named if name)))

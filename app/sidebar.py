@@ -176,7 +176,7 @@ def _start(request: jobs.Request, root: Path) -> None:
     try:
         st.session_state["job"] = jobs.start(request, root)
     except ProbeError as error:
-        st.session_state["job_error"] = str(error)
+        st.session_state["job_error"] = words.plain(error)
     st.rerun()
 
 
@@ -185,7 +185,7 @@ def _show_job() -> None:
     if jobs.running() is not None or st.session_state.get("job") is not None:
         _progress()
     elif st.session_state.get("job_error"):
-        st.error(words.plain(ProbeError(st.session_state["job_error"])), icon=":material/error:")
+        st.error(st.session_state["job_error"], icon=":material/error:")
 
 
 @st.fragment(run_every=0.5)  # type: ignore[untyped-decorator]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from probe.errors import ProbeError
 from probe.recording.info import RunInfo
 from probe.recording.sites import SITES
 from probe.thresholds.detectors import DETECTORS, DetectorSettings
@@ -34,9 +34,18 @@ SLACK = "Robust standard deviations by which the in-window range, and the likeli
 SITE = "Where values were recorded: " + ", ".join(f"`{row.name}` {row.help}" for row in SITES.values()) + "."
 
 
-def plain(error: Exception) -> str:
-    """An error's line without the command line's dashes."""
-    return re.sub(r"(^|\s)--([a-z][a-z-]*)", lambda found: found[1] + found[2].replace("-", " "), str(error))
+_LABELS = {"chunk_batch": "chunks in one call", "allow_pickle": "the option allow-pickle of 'probe run'"}
+"""Fields that are not called by their own words."""
+
+
+def label(field: str) -> str:
+    """How a page calls a field: `run_length` is "run length"."""
+    return _LABELS.get(field, field.replace("_", " "))
+
+
+def plain(error: ProbeError) -> str:
+    """An error's line in the words of a page."""
+    return error.worded(label)
 
 
 def literal(text: object) -> str:

@@ -1,5 +1,5 @@
 """`python -m probe` is the `probe` command."""
 
-from probe.cli import main
+from probe.commands.main import main
 
 raise SystemExit(main())

@@ -1,16 +1,19 @@
-"""Other people's code beside ours: a process in the user's interpreter, and weights and token ids that both sides load.
+"""Other people's code beside ours: a process in the user's interpreter, and weights and ids that both sides load.
 
-The code of others stays in the user's checkout, and runs with the releases it was written for. What runs in that process is a driver: a file
-of this package that imports nothing of it at the top, reads one JSON object a line, and answers with one.
+The code of others stays in the user's checkout, and runs with the releases it was written for. What runs in that process
+is a driver: a file of this package that imports nothing of it at the top, reads one JSON object a line, and answers with
+one.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
@@ -18,7 +21,7 @@ from typing import IO, Any
 import torch
 from transformers.utils import logging as hf_logging
 
-from probe.errors import ProbeError
+from probe.errors import FieldError, ProbeError, literal
 from probe.models.random import ROPE_BASE, Shape, random_llama
 
 _ROOT = Path(__file__).parents[1]
@@ -44,7 +47,7 @@ class Process:
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
             )
         except OSError as error:
-            raise ProbeError(f"--python {python}: cannot be run ({error.strerror})") from None
+            raise FieldError("python", hint=f"cannot be run ({error.strerror})", value=python) from None
         try:
             self.hello = self._line()
         except BaseException:
@@ -101,8 +104,8 @@ def save_model(shape: Shape, folder: Path, ids: int, seed: int, sharpen: float =
         folder: where to; it exists.
         ids: how many token ids, in `ids.json`.
         seed: of weights and ids.
-        sharpen: factor on the weights of queries and keys. Freshly drawn ones give scores near 0, and so an attention that hardly
-            looks at positions.
+        sharpen: factor on the weights of queries and keys. Freshly drawn ones give scores near 0, and so an attention
+            that hardly looks at positions.
 
     Returns:
         The token ids.
@@ -118,11 +121,12 @@ def save_model(shape: Shape, folder: Path, ids: int, seed: int, sharpen: float =
     old = {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": "float32", "hidden_act": "silu",
         "rms_norm_eps": config.rms_norm_eps, "rope_theta": ROPE_BASE, "initializer_range": config.initializer_range,
-        "tie_word_embeddings": False, "use_cache": True, "pretraining_tp": 1, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+        "tie_word_embeddings": False, "use_cache": True, "pretraining_tp": 1, "pad_token_id": 0, "bos_token_id": 1,
+        "eos_token_id": 2,
     }  # fmt: skip
     for name in (
-        "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
-        "max_position_embeddings",
+        "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+        "num_key_value_heads", "max_position_embeddings",
     ):  # fmt: skip
         old[name] = getattr(config, name)
     (folder / "config.json").write_text(json.dumps(old, indent=2), encoding="utf-8")
@@ -133,6 +137,35 @@ def save_model(shape: Shape, folder: Path, ids: int, seed: int, sharpen: float =
     return drawn
 
 
+@dataclass(frozen=True)
+class Release:
+    """Whose code it was, for a result's provenance.
+
+    Attributes:
+        repository: where it is published.
+        licence: its licence, "none" where there is none.
+        file: the file that was compared, below the checkout.
+        commit: of the checkout, where it is one and git is here.
+        sha256: of the file.
+        transformers: the release that it ran on.
+        torch: likewise.
+    """
+
+    repository: str
+    licence: str
+    file: str
+    commit: str | None
+    sha256: str
+    transformers: str
+    torch: str | None = None
+
+    @classmethod
+    def of(cls, checkout: Path, file: Path, repository: str, licence: str, transformers: str) -> Release:
+        """That of a checkout on disk."""
+        digest = hashlib.sha256((checkout / file).read_bytes()).hexdigest()
+        return cls(repository, licence, str(file), commit(checkout), digest, transformers)
+
+
 def check_checkout(checkout: Path, file: Path, repository: str) -> None:
     """Refuse a folder that is no checkout of a repository.
 
@@ -140,7 +173,7 @@ def check_checkout(checkout: Path, file: Path, repository: str) -> None:
         ProbeError: `file` is not in it.
     """
     if not (checkout / file).is_file():
-        raise ProbeError(f"--checkout {checkout}: expected a checkout of {repository}, found no {file} in it")
+        raise FieldError("checkout", hint=f"expected a checkout of {repository}, found no {file} in it", value=checkout)
 
 
 def transformers_of(python: str, releases: Sequence[str]) -> str:
@@ -154,18 +187,18 @@ def transformers_of(python: str, releases: Sequence[str]) -> str:
         ProbeError: no interpreter, or it has another release.
     """
     if not Path(python).is_file():
-        raise ProbeError(f"--python {python}: expected a Python interpreter, found no such file")
+        raise FieldError("python", hint="expected a Python interpreter, found no such file", value=python)
     code = "from importlib.metadata import version; print(version('transformers'))"
     try:
         done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False, timeout=60)  # noqa: S603
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise ProbeError(f"--python {python}: cannot be run ({error})") from None
+        raise FieldError("python", hint=f"cannot be run ({literal(error)})", value=python) from None
     found = done.stdout.strip()
     if done.returncode or not found.startswith(tuple(f"{release}." for release in releases)):
-        raise ProbeError(
-            f"--python {python}: the code needs transformers {' or '.join(releases)}, found {found or 'none'}; "
-            f"make an environment with pip install 'transformers=={releases[0]}.*' torch 'numpy<2'"
-        )
+        raise FieldError(
+            "python", hint=f"the code needs transformers {' or '.join(releases)}, found {literal(found or 'none')}; "
+            f"make an environment with pip install 'transformers=={releases[0]}.*' torch 'numpy<2'", value=python,
+        )  # fmt: skip
     return found
 
 

@@ -40,20 +40,20 @@ class Provenance:
     """What a result was made with, the same for every kind of result.
 
     Attributes:
-        created: when, ISO 8601 in UTC.
+        created: when, ISO 8601 in UTC; None, as for what follows, where a result made before it was kept does not say.
         versions: of Python and of every package that a number could depend on; None for one that is not installed.
         git_commit: of this code, if it is a checkout.
         git_dirty: whether that checkout had changes.
         platform: the machine's architecture.
         threads: CPU threads of torch, where it was loaded.
-        machine: what a benchmark adds: processor, load, devices.
+        machine: what a benchmark adds: processor, load, devices, and whose code ran beside ours.
     """
 
-    created: str
+    created: str | None
     versions: Mapping[str, str | None]
     git_commit: str | None
-    git_dirty: bool
-    platform: str
+    git_dirty: bool | None
+    platform: str | None
     threads: int | None = None
     machine: Mapping[str, Any] = field(default_factory=dict)
 
@@ -80,15 +80,3 @@ class Provenance:
     def to_json(self) -> dict[str, Any]:
         """As JSON has it."""
         return asdict(self)
-
-
-def environment() -> dict[str, Any]:
-    """Versions of everything that a number could depend on, and the commit of this code if it is a checkout."""
-    versions = {name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()}
-    changes = _git("status", "--porcelain", "--untracked-files=no")
-    return {
-        "versions": versions,
-        "git_commit": _git("rev-parse", "HEAD"),
-        "git_dirty": bool(changes),
-        "platform": platform.machine(),
-    }

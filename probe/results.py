@@ -11,7 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, Generic, Protocol, SupportsIndex, TypeVar, overload
 
-from probe.errors import ProbeError
+from probe.errors import FieldError, ProbeError, literal
 from probe.provenance import Provenance
 
 R = TypeVar("R")
@@ -94,21 +94,25 @@ class Result(Generic[R]):
         return f"<p><b>{escape(self.kind)}</b>{state}: {escape(chosen)}</p>{self.rows._repr_html_()}"
 
 
+Show = Callable[[Result[Any]], None]
+"""What shows a result to a person."""
+
+
 class Measurement(Protocol):
     """Rows that come one after another, in the course of `run`."""
 
-    rows: list[dict[str, Any]]
+    @property
+    def rows(self) -> Sequence[Any]:
+        """Those that are done."""
 
     def run(self) -> Iterator[str]:
         """Make the rows; yields lines that say how far it is."""
 
-    def result(self, complete: bool) -> dict[str, Any]:
+    def result(self, complete: bool) -> Result[Any]:
         """The rows so far, with what they were made with."""
 
 
-def carry_out(
-    work: Measurement, out: Path | None, step: Callable[[str], None], show: Callable[[dict[str, Any]], None]
-) -> None:
+def carry_out(work: Measurement, out: Path | None, step: Callable[[str], None], show: Show) -> None:
     """Run a measurement to its end, or as far as it comes, and show what it found.
 
     The file is written at every step that brought rows, so that even a kill leaves those.
@@ -137,7 +141,7 @@ def carry_out(
             deliver(work.result(complete), out, show)
 
 
-def deliver(result: dict[str, Any], out: Path | None, show: Callable[[dict[str, Any]], None]) -> None:
+def deliver(result: Result[Any], out: Path | None, show: Show) -> None:
     """Show a result and write it; neither is left out because the other failed (a closed pipe, a full disk).
 
     Raises:
@@ -158,9 +162,9 @@ def writable(path: Path | None) -> None:
     if path is None:
         return
     if path.is_dir() or (path.exists() and not path.is_file()):
-        raise ProbeError(f"--out {path}: expected the name of a file")
+        raise FieldError("out", "the name of a file", value=path)
     if not path.absolute().parent.is_dir():
-        raise ProbeError(f"--out {path}: there is no folder {path.absolute().parent}")
+        raise FieldError("out", hint=f"there is no folder {literal(path.absolute().parent)}", value=path)
     try:
         _part(path).touch()
         _part(path).unlink()
@@ -175,10 +179,10 @@ def _part(path: Path) -> Path:
 
 
 def _unwritable(path: Path, error: OSError) -> ProbeError:
-    return ProbeError(f"--out {path}: cannot write there ({error.strerror})")
+    return FieldError("out", hint=f"cannot write there ({error.strerror})", value=path)
 
 
-def write(result: dict[str, Any], path: Path | None) -> None:
+def write(result: Result[Any], path: Path | None) -> None:
     """Write a result as JSON, whole or not at all; nowhere if there is no path.
 
     Raises:
@@ -188,7 +192,7 @@ def write(result: dict[str, Any], path: Path | None) -> None:
         return
     part = _part(path)
     try:
-        part.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        part.write_text(json.dumps(result.to_json(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
         part.replace(path.resolve())
     except OSError as error:
         raise _unwritable(path, error) from None
@@ -198,35 +202,25 @@ def write(result: dict[str, Any], path: Path | None) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; JSON lines are taken as its `rows`.
+    """A result as `Result.to_json` has it, from a file. JSON lines are the rows of a benchmark that was killed.
 
     Raises:
-        ProbeError: it cannot be read, or holds no JSON object.
+        ProbeError: it cannot be read, or holds no result.
     """
     try:
         text = path.read_text(encoding="utf-8")
-        result = (
-            {"rows": [json.loads(line) for line in text.splitlines()]} if path.suffix == ".jsonl" else json.loads(text)
-        )
+        if path.suffix == ".jsonl":
+            rows = [json.loads(line) for line in text.splitlines()]
+            return {"kind": "bench", "complete": False, "settings": {}, "provenance": {}, "rows": rows}
+        result = json.loads(text)
     except (OSError, ValueError) as error:
         raise ProbeError(f"{path}: expected a JSON file ({error})") from None
     if not isinstance(result, dict):
         raise ProbeError(f"{path}: expected a JSON object")
+    for key, kind in (("kind", str), ("settings", dict), ("provenance", dict), ("rows", list)):
+        if not isinstance(result.get(key), kind):
+            raise ProbeError(f'{path}: expected a result with "kind", "settings", "provenance" and "rows"')
     return result
-
-
-def print_tables(files: Sequence[Path], markdown: Callable[[dict[str, Any]], str]) -> None:
-    """Print every result file as Markdown.
-
-    Raises:
-        ProbeError: a file that is no such result, by its name.
-    """
-    for path in files:
-        result = read(path)
-        try:
-            print(markdown(result) + "\n")
-        except ProbeError as error:
-            raise ProbeError(f"{path}: {error}") from None
 
 
 def pipe_table(titles: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[bool]) -> str:

@@ -6,14 +6,19 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from probe.errors import ProbeError
+from probe.errors import FieldError
 
 
 def parse_numbers(text: str, what: str, everything: Sequence[int]) -> tuple[int, ...]:
     """Numbers from "1,2", "0-19", "all" or a mix; order kept, repeats dropped.
 
+    Args:
+        text: what was typed.
+        what: the field that they are for: "layers".
+        everything: what "all" means; where it is empty, there is no "all".
+
     Raises:
-        ProbeError: anything else.
+        FieldError: anything else.
     """
     numbers: list[int] = []
     for part in (part.strip() for part in text.split(",")):
@@ -21,15 +26,13 @@ def parse_numbers(text: str, what: str, everything: Sequence[int]) -> tuple[int,
         if part == "all" and everything:
             numbers += everything
         elif match and match[2] is not None and int(match[2]) < int(match[1]):
-            raise ProbeError(f"--{what}: expected a range that ends where it begins or later, got {part!r}")
+            raise FieldError(what, "a range that ends where it begins or later", repr(part))
         elif match and match[2] is not None and int(match[2]) - int(match[1]) < 1_000_000:
             numbers += range(int(match[1]), int(match[2]) + 1)
         elif match and match[2] is None:
             numbers.append(int(match[1]))
         else:
-            raise ProbeError(
-                f"--{what}: expected numbers like 1,2 or 0-19{' or all' if everything else ''}, got {text!r}"
-            )
+            raise FieldError(what, f"numbers like 1,2 or 0-19{' or all' if everything else ''}", repr(text))
     return tuple(dict.fromkeys(numbers))
 
 

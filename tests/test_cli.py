@@ -17,8 +17,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from probe.cli import main
-from probe.errors import ProbeError, exit_code
+from probe.commands.ending import exit_code
+from probe.commands.main import main
+from probe.errors import ProbeError
 from probe.recording.folder import Run
 from probe.text import format_table, parse_numbers
 
@@ -44,7 +45,8 @@ def test_json_is_one_object_and_nothing_else(cli: Cli, tiny_folder: Path, tmp_pa
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert set(result) == {"run", "model", "window", "rows"} and result["window"] == 64
+    assert set(result) == {"run", "kind", "complete", "settings", "provenance", "rows"}
+    assert result["kind"] == "run" and result["complete"] and result["settings"]["window"] == 64
     assert len(result["rows"]) == 2 * 2 * 3
     needed = {"scheme", "site", "layer", "dim", "detector", "threshold", "direction", "predicted", "measured"}
     assert all(needed <= set(row) for row in result["rows"])
@@ -67,7 +69,7 @@ def test_the_table_names_figure_and_run(cli: Cli, tiny_folder: Path, tmp_path: P
         "attn,mlp",
     )
     assert done.returncode == 0 and done.stderr == ""
-    assert json.loads((tmp_path / "r" / "run.json").read_text())["rows"][0]["detector"] == "range"  # the default
+    assert json.loads((tmp_path / "r" / "run.json").read_text())["detector"] == "range"  # the default
     assert str(tmp_path / "r" / "figure.html") in done.stdout
     for word in ("predicted", "measured", "threshold", "rerope", "mlp"):
         assert word in done.stdout
@@ -190,8 +192,6 @@ def test_an_unsupported_family_is_refused_by_name(cli: Cli, tmp_path: Path) -> N
 def test_an_input_inside_the_window_runs_and_says_so(
     length: int, detector: str, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    from probe.cli import main
-
     call = ["run", "--model", str(tiny_folder), "--input", "token:5", "--length", str(length), "--detector", detector]
     assert main([*call, "--scheme", "origin,rerope", "--out", str(tmp_path / "r"), "--json", "--quiet"]) == 0
     printed = capsys.readouterr()
@@ -234,8 +234,6 @@ def test_lists_as_json(cli: Cli) -> None:
 def test_what_is_empty_or_zero_is_not_taken_for_what_is_not_given(
     arguments: tuple[str, ...], says: str, capsys: pytest.CaptureFixture
 ) -> None:
-    from probe.cli import main
-
     try:
         code = main(arguments)
     except SystemExit as error:
@@ -247,8 +245,6 @@ def test_what_is_empty_or_zero_is_not_taken_for_what_is_not_given(
 def test_a_window_above_the_models_own_is_warned_of(
     tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    from probe.cli import main
-
     call = ["run", "--model", str(tiny_folder), *BASE, "--json", "--quiet"]
     assert main([*call, "--window", "80", "--out", str(tmp_path / "above")]) == 0
     warned = capsys.readouterr().err
@@ -259,8 +255,6 @@ def test_a_window_above_the_models_own_is_warned_of(
 
 def test_versions_and_where_the_theorems_are(capsys: pytest.CaptureFixture) -> None:
     from importlib.metadata import version
-
-    from probe.cli import main
 
     expected = [f"{name} {version(name)}" for name in ("weavescope", "torch", "transformers")]
     for option, says in (("--version", expected), ("--help", ["python -m constructions verify"])):
@@ -276,7 +270,7 @@ def test_a_second_signal_ends_a_long_computation_at_once(number: signal.Signals)
     endless = (
         "hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)"  # minutes inside one call, as a large product of matrices
     )
-    code = f"import hashlib; from probe.errors import *\nwith stoppable():\n print('ready', flush=True); exit_code(lambda: {endless})"
+    code = f"import hashlib; from probe.commands.ending import *\nwith stoppable():\n print('ready', flush=True); exit_code(lambda: {endless})"
     listening = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, preexec_fn=listening) as process:
         assert process.stdout is not None and process.stdout.readline() == b"ready\n"
@@ -344,15 +338,15 @@ def test_whatever_lacks_memory_is_one_line_and_other_errors_are_not_hidden(capsy
 def test_what_needs_no_model_is_refused_before_it_is_loaded(
     arguments: tuple[str, ...], capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from probe import cli
+    from probe.commands import options
 
     def load(_: object) -> None:
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr(cli, "_load", load)
-    assert cli.main(["run", *arguments]) == 2
+    monkeypatch.setattr(options, "load", load)
+    assert main(["run", *arguments]) == 2
     if arguments[0] == "--scheme":
-        assert cli.main(["eval", *arguments]) == 2
+        assert main(["eval", *arguments]) == 2
     assert "probe: error: " in capsys.readouterr().err
 
 
@@ -360,7 +354,6 @@ def test_what_needs_no_model_is_refused_before_it_is_loaded(
 def test_the_rest_is_refused_before_anything_is_computed(
     arguments: tuple[str, ...], tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from probe.cli import main
     from probe.studies import run as runner
 
     def compute(*_: object) -> None:

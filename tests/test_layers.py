@@ -22,8 +22,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("probe.studies", "probe.training", "probe.foreign"),
     ("probe.bench", "probe.peers"),
     ("weavescope",),
-    ("probe.cli",),
-    ("probe.__main__", "app"),
+    ("probe.commands", "app"),
+    ("probe.__main__",),
 )
 """Rooms from the bottom up. Those of one level do not know each other."""
 

@@ -4,28 +4,38 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from probe.errors import ProbeError
-from probe.results import carry_out, writable, write
+from probe.provenance import Provenance
+from probe.results import Records, Result, carry_out, read, writable, write
+
+
+@dataclass(frozen=True)
+class Row:
+    n: int
+
+
+def result(*rows: int, complete: bool = True) -> Result[Row]:
+    return Result("test", {"chosen": 1}, Provenance.now(cpu="A CPU"), Records(map(Row, rows)), complete)
 
 
 class Two:
     """A measurement of two rows."""
 
     def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
+        self.rows: list[int] = []
 
     def run(self) -> Iterator[str]:
         for n in range(2):
-            self.rows.append({"n": n})
+            self.rows.append(n)
             yield str(n)
 
-    def result(self, complete: bool) -> dict[str, Any]:
-        return {"complete": complete, "rows": list(self.rows)}
+    def result(self, complete: bool) -> Result[Row]:
+        return result(*self.rows, complete=complete)
 
 
 def test_a_closed_pipe_does_not_keep_the_file_from_being_whole(tmp_path: Path) -> None:
@@ -35,14 +45,17 @@ def test_a_closed_pipe_does_not_keep_the_file_from_being_whole(tmp_path: Path) -
     out = tmp_path / "out.json"
     with pytest.raises(BrokenPipeError):
         carry_out(Two(), out, lambda _: None, show)
-    assert json.loads(out.read_text()) == {"complete": True, "rows": [{"n": 0}, {"n": 1}]}
+    written = json.loads(out.read_text())
+    assert written["complete"] and written["rows"] == [{"n": 0}, {"n": 1}]
+    assert written == read(out) and list(written) == ["kind", "complete", "settings", "provenance", "rows"]
+    assert written["settings"] == {"chosen": 1} and written["provenance"]["machine"] == {"cpu": "A CPU"}
 
 
 def test_what_cannot_be_written_is_shown_all_the_same(tmp_path: Path) -> None:
-    shown: list[dict[str, Any]] = []
+    shown: list[Result[Row]] = []
     with pytest.raises(ProbeError, match="cannot write there"):
         carry_out(Two(), tmp_path / "gone" / "out.json", lambda _: None, shown.append)
-    assert shown == [{"complete": False, "rows": [{"n": 0}]}]
+    assert [(one.complete, one.rows) for one in shown] == [(False, (Row(0),))]
 
 
 def test_a_place_where_nothing_can_be_written_is_refused_beforehand(
@@ -63,12 +76,12 @@ def test_a_place_where_nothing_can_be_written_is_refused_beforehand(
 
 def test_an_interrupt_leaves_the_old_file_and_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out.json"
-    write({"n": 1}, out)
+    write(result(1), out)
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Path, "replace", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        write({"n": 2}, out)
-    assert json.loads(out.read_text()) == {"n": 1} and list(tmp_path.iterdir()) == [out]
+        write(result(2), out)
+    assert json.loads(out.read_text())["rows"] == [{"n": 1}] and list(tmp_path.iterdir()) == [out]

@@ -28,8 +28,8 @@ def bench(
     Raises:
         ProbeError: bad settings, a model that does not load, or a length that does not fit the memory.
     """
-    work = Bench.load(BenchSettings(what=what, schemes=schemes, **options))  # type: ignore[arg-type]
+    work = Bench.load(BenchSettings(what=what, schemes=schemes, **options))
     for line in work.run():
         if progress is not None:
             progress(line)
-    return work.result(True)  # type: ignore[return-value]
+    return work.result(True)

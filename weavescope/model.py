@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probe.models.load import LoadedModel, load_model
+from probe.models.load import LoadedModel, load_model, wrap_model
 from probe.results import Result
 from probe.schemes import ORIGIN, Scheme, parse_scheme
 from probe.seam.apply import apply_scheme
@@ -319,6 +319,4 @@ def wrap(model: Any, tokenizer: Any = None, *, window: int | None = None, name: 
     Raises:
         ProbeError: an unsupported family, or no window.
     """
-    from probe.models.load import wrap_model
-
     return Model(wrap_model(model, tokenizer, window=window, name=name))

@@ -58,7 +58,7 @@ def render(options: Options) -> None:
 
 def _empty(options: Options) -> None:
     start = "Open **New run** at the left and press **Run**, or in a terminal:" if trained_models(options) else (
-        "Train the embedded model with `python -m probe.training.train rope`, or launch with a model of your own: "
+        "Train the embedded model with `probe train rope`, or launch with a model of your own: "
         "`streamlit run app/main.py -- --model FOLDER`. Runs made in a terminal show up here too:"
     )  # fmt: skip
     st.info(f"There are no runs in {words.literal(options.runs)} yet. {start}")

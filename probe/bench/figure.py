@@ -1,17 +1,15 @@
-"""The GPU benchmark as SVG: `python -m probe.bench.figure gpu.json FOLDER` writes one file per model. It needs no plotting library."""
+"""The GPU benchmark as SVG, one file per model. It needs no plotting library."""
 
 from __future__ import annotations
 
-import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
-from probe.errors import ProbeError, exit_code
+from probe.errors import FieldError, ProbeError
 from probe.figures.style import scheme_colour
-from probe.results import read
 
 PANELS = (
     ("prefill_seconds", "time to first token, s"),
@@ -70,15 +68,18 @@ def _legend(schemes: Sequence[str], x: float) -> list[str]:
     return parts
 
 
-def draw(rows: Sequence[dict[str, Any]], model: str) -> str:
+def _speeds(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Rows in which a speed was measured."""
+    return [row for row in rows if row.get("kind") == "speed" and row.get("skipped") is None]
+
+
+def draw(rows: Sequence[Mapping[str, Any]], model: str) -> str:
     """One model's rows as an SVG document.
 
     Raises:
         ProbeError: nothing was measured for it.
     """
-    mine = sorted(
-        (row for row in rows if row.get("model") == model and "skipped" not in row), key=lambda row: row["length"]
-    )
+    mine = sorted((row for row in _speeds(rows) if row["model"] == model), key=lambda row: int(row["length"]))
     if not mine:
         raise ProbeError(f"nothing was measured for {model}")
     schemes = list(dict.fromkeys(row["scheme"] for row in mine))
@@ -100,34 +101,25 @@ def draw(rows: Sequence[dict[str, Any]], model: str) -> str:
     return "\n".join((head, f"<title>{escape(model)}</title>", back, *body, "</svg>\n"))
 
 
-def write(result: dict[str, Any], folder: Path) -> list[Path]:
+def write(result: Mapping[str, Any], folder: Path) -> list[Path]:
     """Draw every model of a result into a folder; returns the files.
+
+    Args:
+        result: as `Result.to_json` has it.
+        folder: where to; it is made.
 
     Raises:
         ProbeError: it holds no rows of the GPU benchmark, or the folder cannot be written.
     """
-    rows = result.get("rows", [])
-    models = list(dict.fromkeys(row["model"] for row in rows if row.get("kind") == "speed" and "skipped" not in row))
+    rows = _speeds(result["rows"])
+    models = list(dict.fromkeys(str(row["model"]) for row in rows))
     if not models:
-        raise ProbeError("expected a result of python -m probe.bench.gpu with something measured")
+        raise ProbeError("expected a result of 'probe bench gpu' with something measured")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         files = [folder / f"{model}.svg" for model in models]
         for model, path in zip(models, files, strict=True):
             path.write_text(draw(rows, model), encoding="utf-8")
     except OSError as error:
-        raise ProbeError(f"{folder}: cannot write there ({error.strerror})") from None
+        raise FieldError("folder", hint=f"cannot write there ({error.strerror})", value=folder) from None
     return files
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code: 0, or 2 for bad input (one line on stderr)."""
-    parser = argparse.ArgumentParser(prog="python -m probe.bench.figure", description=__doc__)
-    parser.add_argument("result", type=Path, metavar="FILE.json")
-    parser.add_argument("folder", type=Path)
-    args = parser.parse_args(argv)
-    return exit_code(lambda: print(*write(read(args.result), args.folder), sep="\n"))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

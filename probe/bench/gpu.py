@@ -1,28 +1,23 @@
 """Time to first token, decoding speed and peak memory on one GPU, within a time budget.
 
-    python -m probe.bench.gpu --out DIR [--minutes 9] [--schemes stock,mesa,...] [--smoke]
-
-Llamas of the shapes of Llama-2-7B and Llama-3-8B with random bfloat16 weights (no download), each length and scheme once in
-an ordered list, the most telling first. What would not fit the time or the memory is left out, and its row says so. Rows are appended to
-DIR/gpu.jsonl as they come, so that a killed run keeps them; DIR/gpu.json holds them all at the end, with the machine, and
-`python -m probe.bench.figure DIR/gpu.json DIR` draws them. `--smoke` is the same on tiny shapes, on CPU, in seconds.
+Llamas of the shapes of Llama-2-7B and Llama-3-8B with random bfloat16 weights (no download), each length and scheme
+once in an ordered list, the most telling first. What would not fit the time or the memory is left out, and its row says
+so. Rows are appended to `gpu.jsonl` in the folder as they come, so that a killed run keeps them; `gpu.json` holds them
+all, with the machine. `smoke` is the same on tiny shapes, on CPU, in seconds.
 """
 
 from __future__ import annotations
 
-import argparse
 import gc
 import json
 import math
 import os
 import signal
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
-from importlib import metadata
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -33,18 +28,22 @@ from transformers import PreTrainedModel
 
 from probe.bench.memory import STOCK
 from probe.bench.roofline import bandwidth, decode_bytes, matrix_rate, prefill_operations
-from probe.bench.rss import PeakMemory
+from probe.bench.rows import CheckRow, GpuRow, RatesRow, SpeedRow
+from probe.bench.rss import PeakMemory, load_average
 from probe.bench.timing import machine, synchronize
 from probe.bench.work import decode, prefill
-from probe.errors import ProbeError, exit_code, stoppable
+from probe.errors import FieldError, ProbeError
 from probe.models.load import pick_device
 from probe.models.random import Shape, random_llama, sharing_weights
-from probe.schemes import Scheme, parse_schemes
+from probe.provenance import Provenance
+from probe.results import Records, Result
+from probe.schemes import Scheme, parse_scheme
 from probe.schemes.parse import split_specs
 from probe.seam.apply import apply_scheme
 
 SCHEMES = (
-    STOCK, "mesa", "origin", "rerope", "stair", "self-extend", "leaky-rerope", "dynamic-ntk", "streaming-llm", "lm-infinite",
+    STOCK, "mesa", "origin", "rerope", "stair", "self-extend", "leaky-rerope", "dynamic-ntk", "streaming-llm",
+    "lm-infinite",
 )  # fmt: skip
 SHAPES = {
     "llama-2-7b": Shape(layers=32, width=4096, heads=32, window=4096, vocab=32000, mlp=11008),
@@ -166,37 +165,29 @@ class Log:
     """The rows: kept, and appended to a file at once."""
 
     def __init__(self, path: Path) -> None:
-        self.rows: list[dict[str, Any]] = []
+        self.rows: list[GpuRow] = []
         self.path = path
         path.write_text("", encoding="utf-8")
 
-    def add(self, row: dict[str, Any]) -> None:
-        """Keep a row, on disk too.
+    def add(self, row: GpuRow) -> str:
+        """Keep a row, on disk too; returns it as a line.
 
         Raises:
             ValueError: a number in it is not finite; nothing is kept then.
         """
-        line = json.dumps(row, allow_nan=False)
+        line = json.dumps(asdict(row), allow_nan=False)
         self.rows.append(row)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
             file.flush()
             os.fsync(file.fileno())
-        print(line, file=sys.stderr, flush=True)
-
-
-@dataclass(frozen=True)
-class Rates:
-    """What the machine reaches: operations per second in a matrix product, bytes per second in a copy."""
-
-    matrix: float
-    bandwidth: float
+        return line
 
 
 class Runner:
     """Measures items, with one model on the device at a time."""
 
-    def __init__(self, device: torch.device, dtype: torch.dtype, shapes: dict[str, Shape], rates: Rates) -> None:
+    def __init__(self, device: torch.device, dtype: torch.dtype, shapes: dict[str, Shape], rates: RatesRow) -> None:
         self.device, self.dtype, self.shapes, self.rates = device, dtype, shapes, rates
         self.at: str | None = None
         self.model: PreTrainedModel | None = None
@@ -229,7 +220,7 @@ class Runner:
                 stack.enter_context(sdpa_kernel(FUSED) if self.device.type == "cuda" else nullcontext())
                 yield model, None
                 return
-            scheme = parse_schemes(item.scheme, self.shapes[item.shape].window)[0]
+            scheme = parse_scheme(item.scheme, self.shapes[item.shape].window)
             stack.enter_context(apply_scheme(model, scheme))
             yield model, scheme
 
@@ -243,7 +234,7 @@ class Runner:
         before = torch.cuda.memory_allocated(self.device)
         return lambda: int(torch.cuda.max_memory_allocated(self.device)) - before
 
-    def measure(self, item: Item) -> dict[str, Any]:
+    def measure(self, item: Item) -> SpeedRow:
         """The row of one item."""
         with self.applied(item) as (model, scheme):
             decode(model, prefill(model, self.ids(item, min(item.length, 2 * K))), 2)  # kernels are chosen and loaded
@@ -260,7 +251,7 @@ class Runner:
                 raise ProbeError("the logits are NaN or infinite")
             row = self.row(item, scheme, seconds[1:] or seconds, steps[2:])
             del after
-            return row | {"peak_bytes": peak()}
+            return replace(row, peak_bytes=peak())
 
     def first_token(self, model: PreTrainedModel, ids: torch.Tensor) -> tuple[Any, float]:
         """The output, and the seconds from token ids on the device to the last position's logits, with the cache filled."""
@@ -270,17 +261,18 @@ class Runner:
         synchronize(self.device)
         return after, time.perf_counter() - began
 
-    def row(self, item: Item, scheme: Scheme | None, seconds: list[float], steps: list[float]) -> dict[str, Any]:
+    def row(self, item: Item, scheme: Scheme | None, seconds: list[float], steps: list[float]) -> SpeedRow:
         """Medians, and the share of the machine's rates that they come to."""
         shape, first, step = self.shapes[item.shape], statistics.median(seconds), statistics.median(steps)
         operations = prefill_operations(shape, scheme, item.length)
         read = decode_bytes(shape, scheme, item.length + len(steps), item.length, self.dtype.itemsize)
-        return {
-            "kind": "speed", "model": item.shape, "scheme": item.scheme, "length": item.length,
-            "prefill_seconds": first, "repeats": len(seconds), "fastest": min(seconds), "slowest": max(seconds),
-            "decode_seconds": step, "tokens_per_second": 1 / step, "steps": len(steps), "operations": operations, "bytes_per_step": read,
-            "matrix_share": operations / first / self.rates.matrix, "bandwidth_share": read / step / self.rates.bandwidth,
-        }  # fmt: skip
+        return SpeedRow(
+            model=item.shape, scheme=item.scheme, length=item.length,
+            prefill_seconds=first, repeats=len(seconds), fastest=min(seconds), slowest=max(seconds),
+            decode_seconds=step, tokens_per_second=1 / step, steps=len(steps),
+            operations=operations, bytes_per_step=read,
+            matrix_share=operations / first / self.rates.matrix, bandwidth_share=read / step / self.rates.bandwidth,
+        )  # fmt: skip
 
 
 def _reason(error: Exception) -> str:
@@ -291,8 +283,8 @@ def _reason(error: Exception) -> str:
     return first if isinstance(error, OutOfTimeError | ProbeError) else f"{type(error).__name__}: {first}"
 
 
-def run_items(runner: Runner, items: Sequence[Item], log: Log, deadline: float) -> None:
-    """Measure what the budget allows, in order; what is left out gets a row with the reason."""
+def run_items(runner: Runner, items: Sequence[Item], log: Log, deadline: float) -> Iterator[str]:
+    """Measure what the budget allows, in order; what is left out gets a row with the reason. Yields every row's line."""
     taken: dict[Item, float] = {}
     failed: dict[Item, str] = {}
     for item in items:
@@ -303,17 +295,22 @@ def run_items(runner: Runner, items: Sequence[Item], log: Log, deadline: float) 
                 with time_limit(min(deadline - began, LONGEST_ITEM)):
                     row = runner.measure(item)
                 taken[item] = time.monotonic() - began
-                log.add(row | {"wall_seconds": taken[item]})
-                continue
+                line = log.add(replace(row, wall_seconds=taken[item]))
             except Exception as error:  # whatever a kernel throws: one row must not take the others along
                 reason = _reason(error)
-        failed[item] = reason
-        log.add({"kind": "speed", "model": item.shape, "scheme": item.scheme, "length": item.length, "skipped": reason})
-        runner.clean()
+        if reason is not None:
+            taken.pop(item, None)
+            failed[item] = reason
+            line = log.add(SpeedRow(model=item.shape, scheme=item.scheme, length=item.length, skipped=reason))
+            runner.clean()
+        yield line
 
 
-def agreement(device: torch.device, scheme: str) -> dict[str, Any]:
-    """How far the fast backend is from the dense reference on this device: float32 logits of a tiny model, four windows long."""
+def agreement(device: torch.device, scheme: str) -> CheckRow:
+    """How far the fast backend is from the dense reference on this device: float32 logits of a tiny model.
+
+    The input is four windows long; `origin` is compared with the stock model.
+    """
     model = random_llama(TINY, device, torch.float32, 1)
     ids = torch.randint(TINY.vocab, (1, 4 * TINY.window), generator=torch.Generator().manual_seed(1)).to(device)
 
@@ -321,96 +318,89 @@ def agreement(device: torch.device, scheme: str) -> dict[str, Any]:
         woven = sharing_weights(model)
         with torch.no_grad(), ExitStack() as stack:
             if backend is not None:
-                stack.enter_context(apply_scheme(woven, parse_schemes(scheme, TINY.window)[0], backend=backend))
+                stack.enter_context(apply_scheme(woven, parse_scheme(scheme, TINY.window), backend=backend))
             result: torch.Tensor = woven(ids, use_cache=False).logits
             return result
 
     reference = logits("dense" if scheme not in (STOCK, "origin") else None)
     difference = (logits("pieces" if scheme != STOCK else None) - reference).abs().max().item()
-    return {
-        "kind": "check",
-        "scheme": scheme,
-        "largest_difference": difference,
-        "largest": reference.abs().max().item(),
-    }
+    return CheckRow(scheme=scheme, largest_difference=difference, largest=reference.abs().max().item())
 
 
-def check_all(device: torch.device, schemes: Sequence[str], log: Log) -> None:
-    """A row per scheme on whether the fast backend is right on this device; `origin` is compared with the stock model."""
+def check_all(device: torch.device, schemes: Sequence[str], log: Log) -> Iterator[str]:
+    """A row per scheme on whether the fast backend is right on this device. Yields every row's line."""
     for scheme in schemes:
         if scheme == STOCK:
             continue
         try:
-            log.add(agreement(device, scheme))
+            line = log.add(agreement(device, scheme))
         except Exception as error:
-            log.add({"kind": "check", "scheme": scheme, "skipped": _reason(error)})
+            line = log.add(CheckRow(scheme=scheme, skipped=_reason(error)))
+        yield line
 
 
-def measure_rates(device: torch.device, dtype: torch.dtype, smoke: bool, log: Log) -> Rates:
-    """The machine's own rates, as a row."""
-    rates = Rates(matrix_rate(device, dtype, 128 if smoke else 8192), bandwidth(device, 1 << (20 if smoke else 32)))
-    log.add({"kind": "rates", "dtype": str(dtype).removeprefix("torch."), **asdict(rates)})
-    return rates
+def measure_rates(device: torch.device, dtype: torch.dtype, smoke: bool) -> RatesRow:
+    """The machine's own rates."""
+    size, copied = (128, 1 << 20) if smoke else (8192, 1 << 32)
+    return RatesRow(dtype=_name(dtype), matrix=matrix_rate(device, dtype, size), bandwidth=bandwidth(device, copied))
 
 
-def with_ratios(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def with_ratios(rows: Sequence[GpuRow]) -> list[GpuRow]:
     """The rows, with times as multiples of the stock model's of the same shape and length where both were measured."""
-    stock = {(row["model"], row["length"]): row for row in rows if row.get("scheme") == STOCK and "skipped" not in row}
-    made = []
+    speeds = [row for row in rows if isinstance(row, SpeedRow) and row.skipped is None]
+    stock = {(row.model, row.length): row for row in speeds if row.scheme == STOCK}
+
+    def ratio(seconds: float | None, base: float | None) -> float | None:
+        return seconds / base if seconds is not None and base else None
+
+    made: list[GpuRow] = []
     for row in rows:
-        base = stock.get((row.get("model"), row.get("length")))
-        ratios = {}
-        if base and "prefill_seconds" in row:
-            ratios = {
-                f"{what}_ratio": row[f"{what}_seconds"] / base[f"{what}_seconds"] for what in ("prefill", "decode")
-            }
-        made.append(row | ratios)
+        base = stock.get((row.model, row.length)) if isinstance(row, SpeedRow) else None
+        if isinstance(row, SpeedRow) and base is not None:
+            row = replace(
+                row,
+                prefill_ratio=ratio(row.prefill_seconds, base.prefill_seconds),
+                decode_ratio=ratio(row.decode_seconds, base.decode_seconds),
+            )
+        made.append(row)
     return made
 
 
-def environment() -> dict[str, Any]:
-    """As a run folder has it; the versions alone on a machine without its file formats."""
-    try:
-        from probe.provenance import environment as whole
-    except ModuleNotFoundError as error:
-        names = ("torch", "transformers", "numpy")
-        return {
-            "versions": {name: metadata.version(name) for name in names},
-            "git_commit": None,
-            "without": error.name,
-        }
-    return whole()
+@dataclass(frozen=True)
+class GpuSettings:
+    """What is measured, where to, and for how long.
 
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m probe.bench.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder for the results (default: $OUT, else bench-gpu)"
-    )
-    parser.add_argument("--minutes", type=float, default=9, help="time budget, everything included (default: 9)")
-    parser.add_argument("--schemes", help=f"in this order (default: {','.join(SCHEMES)})")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--smoke", action="store_true", help="tiny shapes and lengths, to see that it runs")
-    return parser
-
-
-def _schemes(text: str | None) -> tuple[str, ...]:
-    """The schemes asked for.
+    Attributes:
+        out: folder for `gpu.jsonl` and `gpu.json`; it is made.
+        minutes: time budget, everything included.
+        schemes: as text, in this order, `stock` among them; None is `SCHEMES`.
+        device: as `load_model` takes it.
+        smoke: tiny shapes and lengths, on CPU.
 
     Raises:
-        ProbeError: one is unknown.
+        ProbeError: no time, or a scheme that there is not.
     """
-    if text is None:
-        return SCHEMES
-    specs = tuple(dict.fromkeys(split_specs(text)))
-    for spec in specs:
-        if spec != STOCK:
-            parse_schemes(spec, TINY.window)
-    if not specs:
-        raise ProbeError("--schemes: expected at least one, got none")
-    return specs
+
+    out: Path
+    minutes: float = 9
+    schemes: str | None = None
+    device: str = "auto"
+    smoke: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.minutes > 0:
+            raise FieldError("minutes", "more than 0", self.minutes)
+        for spec in self.named():
+            if spec != STOCK:
+                parse_scheme(spec, TINY.window)
+
+    def named(self) -> tuple[str, ...]:
+        """The schemes, each once."""
+        return SCHEMES if self.schemes is None else tuple(dict.fromkeys(split_specs(self.schemes)))
 
 
 def _plan(smoke: bool, schemes: tuple[str, ...]) -> tuple[dict[str, Shape], list[Item]]:
@@ -422,51 +412,53 @@ def _plan(smoke: bool, schemes: tuple[str, ...]) -> tuple[dict[str, Shape], list
     return dict.fromkeys(SHAPES, TINY), work_list(small, schemes)
 
 
-def run(args: argparse.Namespace, began: float) -> None:
-    """Everything: rates, checks, the work list, and the whole result at the end.
+class GpuBench:
+    """The whole of it under way: rates, checks, the work list.
+
+    Args:
+        settings: what was chosen.
+        began: when the time budget began, as `time.monotonic` says it.
 
     Raises:
-        ProbeError: bad settings, or no GPU.
+        ProbeError: no GPU, or nothing can be written to the folder.
     """
-    schemes, device = _schemes(args.schemes), pick_device("cpu" if args.smoke else args.device)
-    if device.type != "cuda" and not args.smoke:
-        raise ProbeError("expected a CUDA device, found none; --smoke runs the same on CPU with tiny shapes")
-    if not args.minutes > 0:
-        raise ProbeError(f"--minutes: expected more than 0, got {args.minutes}")
-    out = args.out or Path(os.environ.get("OUT", "bench-gpu"))
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        log = Log(out / "gpu.jsonl")
-    except OSError as error:
-        raise ProbeError(f"--out {out}: cannot write there ({error.strerror})") from None
-    dtype = torch.float32 if args.smoke else torch.bfloat16
-    shapes, items = _plan(args.smoke, schemes)
-    about, complete = machine(device), False
-    try:
-        rates = measure_rates(device, dtype, args.smoke, log)
-        check_all(device, schemes, log)
-        run_items(Runner(device, dtype, shapes, rates), items, log, began + 60 * args.minutes - 10)
-        complete = True
-    finally:
-        result = {
-            "bench": "gpu", "complete": complete, "seed": 0, "machine": about, "environment": environment(),
-            "settings": {
-                "minutes": args.minutes, "schemes": schemes, "smoke": args.smoke, "dtype": str(dtype).removeprefix("torch."),
-                "shapes": {name: asdict(shape) for name, shape in shapes.items()},
-            },
-            "rows": with_ratios(log.rows),
+
+    def __init__(self, settings: GpuSettings, began: float) -> None:
+        self.settings = settings
+        self.deadline = began + 60 * settings.minutes - 10
+        self.device = pick_device("cpu" if settings.smoke else settings.device)
+        if self.device.type != "cuda" and not settings.smoke:
+            raise FieldError(
+                "device", hint="expected a CUDA device, found none; {smoke} runs the same on CPU with tiny shapes"
+            )
+        try:
+            settings.out.mkdir(parents=True, exist_ok=True)
+            self.log = Log(settings.out / "gpu.jsonl")
+        except OSError as error:
+            raise FieldError("out", hint=f"cannot write there ({error.strerror})", value=settings.out) from None
+        self.dtype = torch.float32 if settings.smoke else torch.bfloat16
+        self.shapes, self.items = _plan(settings.smoke, settings.named())
+        self.machine = machine(self.device)
+
+    @property
+    def rows(self) -> list[GpuRow]:
+        """Those that are done."""
+        return self.log.rows
+
+    def run(self) -> Iterator[str]:
+        """Measure what the time allows; yields every row's line."""
+        rates = measure_rates(self.device, self.dtype, self.settings.smoke)
+        yield self.log.add(rates)
+        yield from check_all(self.device, self.settings.named(), self.log)
+        runner = Runner(self.device, self.dtype, self.shapes, rates)
+        yield from run_items(runner, self.items, self.log, self.deadline)
+        self.machine["load_after"] = load_average()
+
+    def result(self, complete: bool) -> Result[GpuRow]:
+        """The rows so far, with what they were made with."""
+        chosen = {
+            "what": "gpu", "minutes": self.settings.minutes, "schemes": ",".join(self.settings.named()),
+            "smoke": self.settings.smoke, "dtype": _name(self.dtype), "seed": 0,
+            "shapes": {name: asdict(shape) for name, shape in self.shapes.items()},
         }  # fmt: skip
-        (out / "gpu.json").write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        print(out / "gpu.json")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code: 0, or 2 for bad input (one line on stderr)."""
-    began = time.monotonic()
-    args = _parser().parse_args(argv)
-    with stoppable():  # a polite kill still writes the whole result
-        return exit_code(lambda: run(args, began))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+        return Result("bench", chosen, Provenance.now(**self.machine), Records(with_ratios(self.rows)), complete)

@@ -1,45 +1,70 @@
-"""`probe bench`: rows of time or memory per scheme and length, each with its ratio to the stock model of the same run."""
+"""Rows of time or memory per scheme and length, each with its ratio to the stock model of the same run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
-from statistics import median
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from probe.attention.dense import MAX_LENGTH
-from probe.bench.memory import REPEATS, STOCK, cuda_peak, fresh_process, generation
+from probe.bench.memory import REPEATS, STOCK, MemoryRequest, cuda_peak, fresh_process, generation
+from probe.bench.rows import BenchRow, bench_row
 from probe.bench.rss import load_average
 from probe.bench.timing import Timing, interleaved, machine
 from probe.bench.work import WORKS
-from probe.errors import ProbeError, out_of_memory, unknown
+from probe.errors import FieldError, ProbeError, literal, out_of_memory, unknown
 from probe.models.load import LoadedModel
 from probe.models.random import DEFAULT, bench_model, sharing_weights
-from probe.schemes import parse_schemes
+from probe.provenance import Provenance
+from probe.results import Records, Result
+from probe.schemes import Scheme, check_texts, parse_scheme, resolve_schemes
 from probe.seam.apply import BACKENDS, apply_scheme
 
 WHAT = (*WORKS, "memory")
 """The benchmarks."""
-COLUMNS = (
-    "what", "scheme", "length", "seconds", "fastest", "slowest", "repeats", "peak_bytes", "least_bytes", "most_bytes", "ratio",
-)  # fmt: skip
-"""What every row has. `ratio` is to the stock row of the same length: of seconds, or of peak bytes where no time was taken. `seconds` and
-`peak_bytes` are medians over repeats."""
+
+
+def check_counts(settings: object, *names: str) -> None:
+    """Refuse settings of which there must be one at least.
+
+    Raises:
+        FieldError: there is less.
+    """
+    for name in names:
+        if getattr(settings, name) < 1:
+            raise FieldError(name, "at least 1", getattr(settings, name))
 
 
 @dataclass(frozen=True)
 class BenchSettings:
-    """What is timed, and how. Lengths in tokens.
+    """What is timed, and how.
 
-    `memory` fills `peak_bytes` of timed rows too, which on CPU costs one more process per row.
+    Attributes:
+        what: of `WHAT`.
+        schemes: text such as "origin,rerope(N=64)", scheme objects, or both in a list.
+        lengths: tokens.
+        model: anything that `load_model` loads, or "random:layers=4,width=512,heads=8".
+        window: trained window M that the schemes are made for; None is the model's.
+        repeats: timed, after a warm-up.
+        threads: of the CPU.
+        dtype: as `load_model` takes it.
+        device: as `load_model` takes it.
+        backend: of the attention, "pieces" or "dense".
+        seed: of random weights and of the token ids.
+        memory: fill `peak_bytes` of timed rows too, which on CPU costs one more process per row.
+        trust_remote_code: as `load_model` takes it.
+        allow_pickle: as `load_model` takes it.
+
+    Raises:
+        ProbeError: whatever needs no model to be seen to be wrong.
     """
 
     what: str
-    schemes: str = "origin"
+    schemes: str | Scheme | Sequence[str | Scheme] = "origin"
     lengths: tuple[int, ...] = (2048, 4096, 8192)
     model: str = DEFAULT
     window: int | None = None
@@ -50,76 +75,67 @@ class BenchSettings:
     backend: str = "pieces"
     seed: int = 0
     memory: bool = False
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
 
+    def __post_init__(self) -> None:
+        if self.what not in WHAT:
+            raise unknown("benchmark", self.what, WHAT)
+        if self.backend not in BACKENDS:
+            raise unknown("backend", self.backend, BACKENDS)
+        check_counts(self, "repeats", "threads")
+        if not self.lengths or min(self.lengths) < 2:
+            raise FieldError("lengths", "numbers of at least 2 tokens", min(self.lengths, default="none"))
+        if self.backend == "dense" and max(self.lengths) > MAX_LENGTH:
+            raise FieldError(
+                "lengths", hint=f"the backend dense takes at most {MAX_LENGTH} tokens, got {max(self.lengths)}; "
+                "use {backend} pieces",
+            )  # fmt: skip
+        if isinstance(self.schemes, str):
+            check_texts(self.schemes)
 
-def check(settings: BenchSettings) -> None:
-    """Refuse bad settings before anything is loaded.
+    def load(self) -> LoadedModel:
+        """The model.
 
-    Raises:
-        ProbeError: something is out of its domain.
-    """
-    if settings.what not in WHAT:
-        raise unknown("benchmark", settings.what, WHAT)
-    if settings.backend not in BACKENDS:
-        raise unknown("backend", settings.backend, BACKENDS)
-    for name in ("repeats", "threads"):
-        if getattr(settings, name) < 1:
-            raise ProbeError(f"--{name}: expected at least 1, got {getattr(settings, name)}")
-    if not settings.lengths or min(settings.lengths) < 2:
-        raise ProbeError(f"--lengths: expected numbers of at least 2 tokens, got {min(settings.lengths, default=None)}")
-    if settings.backend == "dense" and max(settings.lengths) > MAX_LENGTH:
-        raise ProbeError(
-            f"--lengths: the backend dense takes at most {MAX_LENGTH} tokens, got {max(settings.lengths)}; use --backend pieces"
-        )
-
-
-def row(
-    what: str, scheme: str, length: int, timing: Timing | None, peaks: Sequence[int], stock: dict[str, Any] | None
-) -> dict[str, Any]:
-    """One row; `stock` is the stock model's row at this length, None while making that one."""
-    made: dict[str, Any] = {"what": what, "scheme": scheme, "length": length}
-    made |= asdict(timing) if timing else {"seconds": None, "fastest": None, "slowest": None, "repeats": len(peaks)}
-    made |= {"peak_bytes": int(median(peaks)), "least_bytes": min(peaks), "most_bytes": max(peaks)} if peaks else {}
-    measured = "seconds" if timing else "peak_bytes"
-    below = (stock or made).get(measured)
-    made["ratio"] = made[measured] / below if below else None
-    return {name: made.get(name) for name in COLUMNS}
-
-
-def warnings(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Rows whose repeats differ too much to be trusted, one line each."""
-    return [
-        f"{row['what']} of {row['scheme']} at {row['length']} tokens: the slowest of {row['repeats']} repeats took "
-        f"{row['slowest'] / row['fastest']:.1f} times the fastest; is the machine busy?"
-        for row in rows
-        if row["seconds"] and Timing(row["seconds"], row["fastest"], row["slowest"], row["repeats"]).unsteady
-    ]
+        Raises:
+            ProbeError: it does not load, or is no language model with a cache.
+        """
+        return bench_model(
+            self.model, device=self.device, dtype=self.dtype, window=self.window, seed=self.seed,
+            trust_remote_code=self.trust_remote_code, allow_pickle=self.allow_pickle,
+        )  # fmt: skip
 
 
 @dataclass
 class Bench:
-    """A benchmark under way. `rows` grows length by length, so that a run that is cut short keeps what it finished."""
+    """A benchmark under way. `rows` grows length by length, so that a run that is cut short keeps what it finished.
+
+    Attributes:
+        settings: what was chosen.
+        loaded: the model.
+        schemes: what is compared, by spec; None is the stock model.
+        rows: what is done.
+        machine: what it runs on, and how busy that was.
+    """
 
     settings: BenchSettings
     loaded: LoadedModel
-    schemes: list[str]
-    rows: list[dict[str, Any]]
-    machine: dict[str, Any]
+    schemes: dict[str, Scheme | None]
+    rows: list[BenchRow] = field(default_factory=list)
+    machine: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def load(cls, settings: BenchSettings) -> Bench:
-        """Check everything and load the model.
+        """Load the model and build the schemes.
 
         Raises:
-            ProbeError: bad settings, or a model that does not load.
+            ProbeError: a model that does not load, or a scheme that does not fit its window.
         """
-        check(settings)
-        loaded = bench_model(
-            settings.model, device=settings.device, dtype=settings.dtype, window=settings.window, seed=settings.seed
-        )
+        loaded = settings.load()
+        schemes = resolve_schemes(settings.schemes, loaded.window)
         torch.set_num_threads(settings.threads)
-        schemes = [scheme.spec for scheme in parse_schemes(settings.schemes, loaded.window)]
-        return cls(settings, loaded, [STOCK, *schemes], [], machine(loaded.device))
+        named: dict[str, Scheme | None] = {STOCK: None, **{scheme.spec: scheme for scheme in schemes}}
+        return cls(settings, loaded, named, machine=machine(loaded.device))
 
     def run(self) -> Iterator[str]:
         """Measure length by length; yields what comes next, for a progress line.
@@ -128,7 +144,7 @@ class Bench:
             ProbeError: a length does not fit the memory.
         """
         with ExitStack() as stack:
-            models = {name: stack.enter_context(self._applied(name)) for name in self.schemes}
+            models = {name: stack.enter_context(self._applied(scheme)) for name, scheme in self.schemes.items()}
             for length in self.settings.lengths:
                 yield f"{self.settings.what} at {length} tokens"
                 with _memory_errors(length):
@@ -144,11 +160,10 @@ class Bench:
             }
             timings = interleaved(works, self.settings.repeats, self.loaded.device)
             del works
-        stock: dict[str, Any] | None = None
-        made = []
+        made: list[BenchRow] = []
         for name, model in models.items():
-            made.append(row(what, name, length, timings.get(name), self._peaks(name, model, length), stock))
-            stock = stock or made[0]
+            peaks = self._peaks(name, model, length)
+            made.append(bench_row(what, name, length, timings.get(name), peaks, made[0] if made else None))
         self.rows += made
 
     def _peaks(self, name: str, model: PreTrainedModel, length: int) -> list[int]:
@@ -161,38 +176,54 @@ class Bench:
             return [cuda_peak(lambda: WORKS[what](here, model, name == STOCK, length, seed)(), self.loaded.device)]
         if what != "memory" and not self.settings.memory:
             return []
-        settings = asdict(self.settings) | {"scheme": name, "length": length}
         count = min(self.settings.repeats, REPEATS) if what == "memory" else 1
-        results = [fresh_process(settings) for _ in range(count)]
-        self.machine["peak_method"] = results[0]["method"]
-        return [int(result["peak_bytes"]) for result in results]
+        peaks = [fresh_process(self._request(name, length)) for _ in range(count)]
+        self.machine["peak_method"] = peaks[0].method
+        return [peak.peak_bytes for peak in peaks]
+
+    def _request(self, name: str, length: int) -> MemoryRequest:
+        """One row for a process of its own, which makes the scheme again from its text.
+
+        Raises:
+            FieldError: a scheme object that its text does not give.
+        """
+        scheme = self.schemes[name]
+        if scheme is not None and not gives(name, scheme, self.loaded.window):
+            raise FieldError(
+                "schemes", hint=f"{literal(name)} has no text that gives it, and on CPU memory is measured in a process "
+                "of its own, which has only the text; time it, or measure on a GPU",
+            )  # fmt: skip
+        chosen = self.settings
+        return MemoryRequest(
+            chosen.what, name, length, chosen.model, chosen.window, chosen.threads, chosen.dtype, chosen.backend,
+            chosen.seed, chosen.trust_remote_code, chosen.allow_pickle,
+        )  # fmt: skip
 
     @contextmanager
-    def _applied(self, name: str) -> Iterator[PreTrainedModel]:
+    def _applied(self, scheme: Scheme | None) -> Iterator[PreTrainedModel]:
         """A model object of its own on the shared weights, with the scheme on it."""
         model = sharing_weights(self.loaded.model)
-        if name == STOCK:
+        if scheme is None:
             yield model
             return
-        scheme = parse_schemes(name, self.loaded.window)[0]
         with apply_scheme(model, scheme, backend=self.settings.backend):
             yield model
 
-    def result(self, complete: bool) -> dict[str, Any]:
-        """Everything as one JSON object."""
-        from probe.provenance import environment
+    def result(self, complete: bool) -> Result[BenchRow]:
+        """The rows so far, with what they were made with."""
+        chosen = {one.name: getattr(self.settings, one.name) for one in fields(self.settings)} | {
+            "schemes": ",".join(name for name in self.schemes if name != STOCK),
+            "lengths": list(self.settings.lengths), "window": self.loaded.window,
+        }  # fmt: skip
+        return Result("bench", chosen, Provenance.now(**self.machine), Records(self.rows), complete)
 
-        return {
-            "bench": self.settings.what,
-            "model": self.loaded.name,
-            "window": self.loaded.window,
-            "complete": complete,
-            "settings": asdict(self.settings),
-            "seed": self.settings.seed,
-            "machine": self.machine,
-            "environment": environment(),
-            "rows": self.rows,
-        }
+
+def gives(text: str, scheme: Scheme, window: int) -> bool:
+    """Whether a text names this very scheme."""
+    try:
+        return parse_scheme(text, window) == scheme
+    except ProbeError:
+        return False
 
 
 @contextmanager
@@ -204,4 +235,4 @@ def _memory_errors(length: int) -> Iterator[None]:
         if not out_of_memory(error):
             raise
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ProbeError(f"--lengths: {length} tokens do not fit the memory ({first})") from None
+        raise FieldError("lengths", hint=f"{length} tokens do not fit the memory ({literal(first)})") from None

@@ -1,20 +1,19 @@
-"""Benchmark results as Markdown: `python -m probe.bench.tables FILE.json [FILE.json ...]`."""
+"""Benchmark results as Markdown."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from probe.errors import ProbeError, exit_code
-from probe.results import pipe_table, print_tables
+from probe.errors import ProbeError
+from probe.results import pipe_table
 
 _TITLES = {
     "what": "measured", "length": "tokens", "scheme": "scheme", "seconds": "time", "prefill_seconds": "first token",
-    "prefill_ratio": "of stock", "matrix_share": "of matrix rate", "decode_seconds": "step", "decode_ratio": "of stock's",
-    "bandwidth_share": "of bandwidth", "tokens_per_second": "tokens/s", "spread": "largest/least", "peak_bytes": "peak memory",
-    "ratio": "of stock", "largest_difference": "largest difference", "largest": "of values up to", "skipped": "left out because",
+    "prefill_ratio": "of stock", "matrix_share": "of matrix rate", "decode_seconds": "step",
+    "decode_ratio": "of stock's", "bandwidth_share": "of bandwidth", "tokens_per_second": "tokens/s",
+    "spread": "largest/least", "peak_bytes": "peak memory", "ratio": "of stock",
+    "largest_difference": "largest difference", "largest": "of values up to", "skipped": "left out because",
 }  # fmt: skip
 
 
@@ -51,7 +50,7 @@ def _cell(name: str, value: Any) -> str:
 def _with_spread(row: dict[str, Any]) -> dict[str, Any]:
     """A row with the largest over the least of its repeats, as one cell."""
     least, most = ("fastest", "slowest") if row.get("fastest") else ("least_bytes", "most_bytes")
-    if row.get(least) and row.get("repeats", 1) > 1:
+    if row.get(least) and (row.get("repeats") or 1) > 1:
         return row | {"spread": f"{row[most] / row[least]:.2f} in {row['repeats']}"}
     return row
 
@@ -65,20 +64,19 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return pipe_table([_TITLES[name] for name in names], cells, right)
 
 
-def _caption(result: dict[str, Any]) -> str:
+def _caption(settings: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:
     """What the numbers were taken with, in a line."""
-    machine, settings = result.get("machine", {}), result.get("settings", {})
-    versions = result.get("environment", {}).get("versions", {})
+    machine, versions = provenance.get("machine") or {}, provenance.get("versions") or {}
     parts = [
-        result.get("model"),
-        f"window {result['window']}" if result.get("window") else None,
+        settings.get("model"),
+        f"window {settings['window']}" if settings.get("window") else None,
         settings.get("dtype"),
         machine.get("device") if machine.get("device") not in (None, "cpu") else machine.get("cpu"),
         f"{machine['threads']} of {machine['cores']} cores" if "threads" in machine else None,
         f"torch {versions['torch']}" if versions.get("torch") else None,
         f"transformers {versions['transformers']}" if versions.get("transformers") else None,
         f"load {machine['load_before']}" if machine.get("load_before") is not None else None,
-        f"seed {result['seed']}" if "seed" in result else None,
+        f"seed {settings['seed']}" if "seed" in settings else None,
     ]
     return ", ".join(str(part) for part in parts if part)
 
@@ -102,26 +100,17 @@ def _sections(rows: Sequence[dict[str, Any]]) -> list[str]:
     return parts
 
 
-def markdown(result: dict[str, Any]) -> str:
-    """A result as a caption and a table, or several where the rows are of several kinds.
+def markdown(result: Mapping[str, Any]) -> str:
+    """A caption and a table, or several where the rows are of several kinds.
+
+    Args:
+        result: as `Result.to_json` has it.
 
     Raises:
-        ProbeError: it is no benchmark result.
+        ProbeError: it has no rows.
     """
-    rows = result.get("rows")
-    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
-        raise ProbeError('expected a benchmark result with "rows"')
+    rows = result["rows"]
+    if not rows:
+        raise ProbeError('expected a benchmark result with "rows", got none')
     parts = _sections(rows) if any("kind" in row for row in rows) else [table(rows)]
-    return "\n\n".join(filter(None, (_caption(result), *parts)))
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code: 0, or 2 for bad input (one line on stderr)."""
-    parser = argparse.ArgumentParser(prog="python -m probe.bench.tables", description=__doc__)
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE.json")
-    args = parser.parse_args(argv)
-    return exit_code(lambda: print_tables(args.files, markdown))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+    return "\n\n".join(filter(None, (_caption(result["settings"], result["provenance"]), *parts)))

@@ -1,12 +1,11 @@
-"""The chunk-triangular matrix of Mesa for a real split, as SVG: `python -m probe.figures.mesa --window 512 --length 2048 FILE.svg`."""
+"""The chunk-triangular matrix of Mesa for a real split, as SVG."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from probe.errors import ProbeError, exit_code
+from probe.errors import FieldError, ProbeError
 from probe.schemes import make_scheme
 from probe.schemes.mesa import split_of
 from probe.schemes.scheme import Extent
@@ -96,7 +95,7 @@ def draw(window: int, length: int, **parameters: int) -> str:
         ProbeError: the prompt is inside the window, where nothing is split; parameters outside their domain; more chunks than can be seen.
     """
     if length <= window:
-        raise ProbeError(f"--length: expected more than the window of {window}, got {length}")
+        raise FieldError("length", f"more than the window of {window}", length)
     split = split_of(make_scheme("mesa", window, **parameters).parameters, Extent(length, length, window))
     assert split is not None, "a prompt longer than the window is split"
     if split.chunks > MAX_CHUNKS:
@@ -123,22 +122,16 @@ def draw(window: int, length: int, **parameters: int) -> str:
     ])  # fmt: skip
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code: 0, or 2 for bad input (one line on stderr)."""
-    parser = argparse.ArgumentParser(prog="python -m probe.figures.mesa", description=__doc__)
-    parser.add_argument("file", type=Path)
-    parser.add_argument("--window", type=int, default=512)
-    parser.add_argument("--length", type=int, default=2048)
-    args = parser.parse_args(argv)
-    return exit_code(lambda: _write(args.file, draw(args.window, args.length)))
+def write(folder: Path, window: int, length: int, **parameters: int) -> Path:
+    """Draw into `mesa.svg` of a folder, which is made; arguments as `draw` takes them. Returns the file.
 
-
-def _write(file: Path, picture: str) -> None:
+    Raises:
+        ProbeError: what `draw` refuses, or the folder cannot be written.
+    """
+    picture, file = draw(window, length, **parameters), folder / "mesa.svg"
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         file.write_text(picture, encoding="utf-8")
     except OSError as error:
-        raise ProbeError(f"{file}: cannot write there ({error.strerror})") from None
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+        raise FieldError("folder", hint=f"cannot write there ({error.strerror})", value=folder) from None
+    return file

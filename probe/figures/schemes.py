@@ -1,12 +1,11 @@
 """The pictures of the schemes page: for every preset its W over d, who sees whom, and its frequencies, as plain SVG.
 
-`python -m probe.figures.schemes docs/figures/schemes` writes one file per scheme in `DRAWN`. Positions are drawn for a window of
-16 tokens and an input of 48, with parameters small enough to see; frequencies for a window of 4096, four windows long.
+`probe figure schemes docs/figures/schemes` writes one file per scheme in `DRAWN`. Positions are drawn for a window of 16
+tokens and an input of 48, with parameters small enough to see; frequencies for a window of 4096, four windows long.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -15,6 +14,7 @@ from xml.sax.saxutils import escape
 import torch
 
 from probe.attention.dense import visible_mask
+from probe.errors import FieldError
 from probe.schemes import Scheme, parse_scheme
 
 WINDOW, LENGTH = 16, 48
@@ -165,17 +165,17 @@ def draw(spec: str) -> str:
 
 
 def write(folder: Path) -> list[Path]:
-    """Draw every scheme into a folder; returns the files."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Draw every scheme into a folder, which is made; returns the files.
+
+    Raises:
+        FieldError: it cannot be written.
+    """
     files = []
-    for name, spec in DRAWN.items():
-        files.append(folder / f"{name}.svg")
-        files[-1].write_text(draw(spec), encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, spec in DRAWN.items():
+            files.append(folder / f"{name}.svg")
+            files[-1].write_text(draw(spec), encoding="utf-8")
+    except OSError as error:
+        raise FieldError("folder", hint=f"cannot write there ({error.strerror})", value=folder) from None
     return files
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m probe.figures.schemes", description="Draw every scheme.")
-    parser.add_argument("folder", type=Path)
-    for path in write(parser.parse_args().folder):
-        print(path)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from huggingface_hub.utils import logging as hub_logging
@@ -20,10 +21,10 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
-from probe.errors import ProbeError, unknown
+from probe.errors import FieldError, ProbeError, literal, unknown
 from probe.models.embedded import MODELS
 from probe.seam.construction import PREFIX, ProbedModel, load_construction
-from probe.seam.families import Family, family_of
+from probe.seam.families import Family, family_of, unwrapped
 from probe.seam.positions import Rope
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -88,7 +89,8 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ProbeError(f"--device {name}: not usable here ({str(error).splitlines()[0]}); try auto or cpu") from None
+        reason = literal(str(error).splitlines()[0])
+        raise FieldError("device", hint=f"not usable here ({reason}); try auto or cpu", value=name) from None
     return device
 
 
@@ -111,9 +113,10 @@ def _source(name: str) -> str:
     if name in MODELS:
         folder = MODELS[name].folder
         if not (folder / "config.json").exists():
-            raise ProbeError(f"embedded model {name!r} is not trained yet: run python -m probe.training.train {name}")
+            raise ProbeError(f"embedded model {name!r} is not trained yet: run probe train {name}")
         return str(folder)
     if name.strip() and Path(name).is_dir():
+        _refuse_adapter(Path(name))
         if not (Path(name) / "config.json").exists():
             raise ProbeError(f"model folder {name}: expected a config.json in it, found none")
         return name
@@ -121,6 +124,26 @@ def _source(name: str) -> str:
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise ProbeError(f"unknown model {name!r}: no such folder; embedded models: {', '.join(MODELS)}")
     return name
+
+
+def _refuse_adapter(folder: Path) -> None:
+    """Say what to do with a folder that holds an adapter (PEFT) and no model.
+
+    Raises:
+        ProbeError: it is one.
+    """
+    adapter = folder / "adapter_config.json"
+    if not adapter.exists() or (folder / "config.json").exists():
+        return
+    try:
+        base = json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError):
+        base = None
+    raise ProbeError(
+        f"model folder {folder}: expected a model, found an adapter alone; load its base model "
+        f"({base or 'which its adapter_config.json does not name'}), put the adapter on with peft, and give "
+        "weavescope.wrap the result, or save merge_and_unload() of it as a folder"
+    )
 
 
 def model_window(config: PretrainedConfig | SimpleNamespace) -> int | None:
@@ -162,50 +185,114 @@ def load_model(
     """
     if name.startswith(PREFIX):
         if window is not None:
-            raise ProbeError(
-                f"--window: the window of a construction is its M; say {name.partition('(')[0]}(M={window})"
-            )
+            said = f"{literal(name.partition('(')[0])}(M={window})"
+            raise FieldError("window", hint=f"the window of a construction is its M; say {said}")
         return _construction(name, dtype, length)
     source = _source(name)
     where = pick_device(device)
     hf_logging.set_verbosity_error()
     hub_logging.set_verbosity_error()  # its retries are not the user's news; the error at the end is
     hf_logging.disable_progress_bar()
+    config = _config(name, source, trust_remote_code)
+    family_of(config)  # refused before its weights are read
+    trained = _trained_window(name, config, window)
+    model = _weights(name, source, pick_dtype(dtype, where, config), trust_remote_code, allow_pickle)
+    tokenizer, without = _tokenizer(source, trust_remote_code)
+    return _loaded(name, source, model.to(where).eval(), tokenizer, without, trained)
+
+
+def wrap_model(
+    model: Any, tokenizer: PreTrainedTokenizerBase | None = None, *, window: int | None = None, name: str | None = None
+) -> LoadedModel:
+    """A model that is in memory already: on a GPU, quantised, with adapters. It stays where it is, and is put in eval mode.
+
+    Args:
+        model: a causal LM of a supported family; of a PEFT model its base, in which the adapters' layers are.
+        tokenizer: its tokenizer, for what needs one.
+        window: trained window M in tokens; default what the config states.
+        name: for tables and run folders; default the config's name or its family.
+
+    Raises:
+        ProbeError: an unsupported family, no window, or something that is no model.
+    """
+    base = unwrapped(model)
+    if not isinstance(base, PreTrainedModel):
+        raise FieldError("model", "a causal language model of transformers", type(model).__name__)
+    found = name or getattr(base.config, "name_or_path", "") or base.config.model_type
+    trained = _trained_window(found, base.config, window)
+    return _loaded(found, found, base.eval(), tokenizer, "was given no tokenizer", trained)
+
+
+def _loaded(
+    name: str, source: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, without: str, window: int
+) -> LoadedModel:
+    """The model with what a run shows of it by default."""
+    family = family_of(model.config)
+    rotates = any(isinstance(positions, Rope) for positions in family.layer_positions(model))
+    schemes = ROPE_SCHEMES if rotates else OTHER_SCHEMES
+    return LoadedModel(name, source, model, tokenizer, family, window, schemes=schemes, without_tokenizer=without)
+
+
+def _config(name: str, source: str, trust_remote_code: bool) -> PretrainedConfig:
+    """The configuration.
+
+    Raises:
+        ProbeError: there is none that can be read.
+    """
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        return AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
     except Exception as error:
         if Path(source).is_dir():
             raise ProbeError(
-                f"model folder {source}: expected a config.json that transformers can read ({_first_line(error)}); correct it"
+                f"model folder {source}: expected a config.json that transformers can read ({_first_line(error)}); "
+                "correct it"
             ) from None
         known = ", ".join(MODELS)
         raise ProbeError(
-            f"unknown model {name!r}: not embedded ({known}), not a folder, not a reachable hub id ({_first_line(error)})"
+            f"unknown model {name!r}: not embedded ({known}), not a folder, not a reachable hub id "
+            f"({_first_line(error)})"
         ) from None
-    family = family_of(config)
+
+
+def _trained_window(name: str, config: PretrainedConfig, window: int | None) -> int:
+    """The window that was given, or that the config states.
+
+    Raises:
+        FieldError: there is none, or it holds no two tokens.
+    """
     trained = model_window(config) if window is None else window
     if trained is None:
-        raise ProbeError(f"model {name!r}: its config states no trained window; give --window")
+        raise FieldError("window", hint=f"the config of model {literal(repr(name))} states no trained window; give one")
     if trained < 2:
-        raise ProbeError(f"--window: expected at least 2 tokens, got {trained}")
+        raise FieldError("window", "at least 2 tokens", trained)
+    return trained
+
+
+def _weights(
+    name: str, source: str, dtype: torch.dtype, trust_remote_code: bool, allow_pickle: bool
+) -> PreTrainedModel:
+    """The model with its weights.
+
+    Raises:
+        ProbeError: they do not load, or are not those that the config describes.
+    """
     try:
         # Other shapes are let through here and refused below, with names.
         model, info = AutoModelForCausalLM.from_pretrained(
-            source, dtype=pick_dtype(dtype, where, config), trust_remote_code=trust_remote_code,
-            use_safetensors=None if allow_pickle else True, output_loading_info=True, ignore_mismatched_sizes=True,
-        )  # fmt: skip
-    except ProbeError:
-        raise
+            source,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            use_safetensors=None if allow_pickle else True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
     except Exception as error:
         hint = _weights_hint(Path(source), allow_pickle)
-        raise ProbeError(f"model {name!r} does not load: {_first_line(error)}; {hint}") from None
+        raise FieldError(
+            "model", hint=f"does not load: {literal(_first_line(error))}; {hint}", value=repr(name)
+        ) from None
     _check_weights(name, model, info)
-    tokenizer, without = _tokenizer(source, trust_remote_code)
-    rotates = any(isinstance(positions, Rope) for positions in family.layer_positions(model))
-    return LoadedModel(
-        name, source, model.to(where).eval(), tokenizer, family, trained,
-        schemes=ROPE_SCHEMES if rotates else OTHER_SCHEMES, without_tokenizer=without,
-    )  # fmt: skip
+    return cast(PreTrainedModel, model)
 
 
 def _weights_hint(folder: Path, allow_pickle: bool) -> str:
@@ -213,7 +300,7 @@ def _weights_hint(folder: Path, allow_pickle: bool) -> str:
     if any(folder.glob("*.safetensors")):
         return "expected whole safetensors files; get the checkpoint again"
     if not allow_pickle and (any(folder.glob("*.bin")) or not folder.is_dir()):
-        return "weights that are not safetensors need --allow-pickle"
+        return "weights that are not safetensors need {allow_pickle}"
     return "expected the weights beside config.json, as model.safetensors; get the whole checkpoint"
 
 

@@ -11,13 +11,17 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
-from probe.errors import ProbeError, unknown
+from probe.errors import FieldError, unknown
 from probe.models.load import DTYPES, LoadedModel, load_model, pick_device, pick_dtype
 from probe.seam.families import family_of
 
 PREFIX = "random:"
 DEFAULT = "random:layers=4,width=512,heads=8"
 ROPE_BASE = 10000.0
+
+
+def _bad(name: str, expected: str, got: object) -> FieldError:
+    return FieldError("model", expected, got, value=f"random: {name}")
 
 
 @dataclass(frozen=True)
@@ -39,15 +43,11 @@ class Shape:
     def __post_init__(self) -> None:
         for name, least in (("layers", 1), ("width", 2), ("heads", 1), ("kv_heads", 0), ("window", 2), ("vocab", 4)):
             if getattr(self, name) < least:
-                raise ProbeError(f"--model random: {name}: expected at least {least}, got {getattr(self, name)}")
+                raise _bad(name, f"at least {least}", getattr(self, name))
         if self.width % (2 * self.heads):
-            raise ProbeError(
-                f"--model random: width: expected a multiple of 2*heads = {2 * self.heads}, got {self.width}"
-            )
+            raise _bad("width", f"a multiple of 2*heads = {2 * self.heads}", self.width)
         if self.kv_heads and self.heads % self.kv_heads:
-            raise ProbeError(
-                f"--model random: kv_heads: expected a divisor of heads = {self.heads}, got {self.kv_heads}"
-            )
+            raise _bad("kv_heads", f"a divisor of heads = {self.heads}", self.kv_heads)
 
     def config(self) -> LlamaConfig:
         """The configuration as transformers 5 has it."""
@@ -70,9 +70,9 @@ def parse_shape(spec: str) -> Shape:
     for pair in filter(None, (part.strip() for part in spec.removeprefix(PREFIX).split(","))):
         key, _, value = (part.strip() for part in pair.partition("="))
         if key not in known:
-            raise unknown("key of --model random:", key, known)
+            raise unknown("key of {model} random:", key, known)
         if not value.isdigit():
-            raise ProbeError(f"--model random: {key}: expected a whole number, got {value!r}")
+            raise _bad(key, "a whole number", repr(value))
         values[key] = int(value)
     return Shape(**values)
 
@@ -85,22 +85,37 @@ def random_llama(shape: Shape, device: torch.device, dtype: torch.dtype, seed: i
     return cast(PreTrainedModel, model.eval())
 
 
-def bench_model(spec: str, *, device: str, dtype: str, window: int | None, seed: int) -> LoadedModel:
-    """The model that `spec` names: "random:..." or anything that `load_model` loads.
+def bench_model(
+    spec: str, *, device: str, dtype: str, window: int | None, seed: int, trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+) -> LoadedModel:  # fmt: skip
+    """The model that `spec` names: "random:..." or anything that `load_model` loads, and as it loads it.
+
+    Args:
+        spec: the model's name.
+        device: as `load_model` takes it, like the others.
+        dtype: of the weights.
+        window: trained window M in tokens, where the model's own is wrong or missing.
+        seed: of random weights.
+        trust_remote_code: run the repository's own Python code.
+        allow_pickle: accept weights that are not safetensors.
 
     Raises:
         ProbeError: it does not load, or is no language model with a cache.
     """
     if not spec.startswith(PREFIX):
-        loaded = load_model(spec, device=device, dtype=dtype, window=window)
+        loaded = load_model(
+            spec, device=device, dtype=dtype, window=window, trust_remote_code=trust_remote_code,
+            allow_pickle=allow_pickle,
+        )  # fmt: skip
         if not isinstance(loaded.model, PreTrainedModel):
-            raise ProbeError(f"--model {spec}: expected a language model; a construction has no cache to time")
+            raise FieldError("model", "a language model", hint="a construction has no cache to time", value=spec)
         return loaded
     if dtype != "auto" and dtype not in DTYPES:
         raise unknown("dtype", dtype, ["auto", *DTYPES])
     shape = parse_shape(spec)
     if window is not None and window < 2:
-        raise ProbeError(f"--window: expected at least 2 tokens, got {window}")
+        raise FieldError("window", "at least 2 tokens", window)
     where = pick_device(device)
     model = random_llama(shape, where, pick_dtype(dtype, where, shape.config()), seed)
     return LoadedModel(spec, spec, model, None, family_of(model.config), shape.window if window is None else window)

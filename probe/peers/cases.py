@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from probe.errors import ProbeError
+from probe.errors import FieldError, unknown
 
 Theirs = Mapping[str, Any]
 WINDOW, LENGTH = 64, 320
@@ -241,23 +241,35 @@ PEERS: dict[str, Peer] = {
 }  # fmt: skip
 
 
+def peer_named(name: str) -> Peer:
+    """The peer of that name.
+
+    Raises:
+        ProbeError: there is none.
+    """
+    if name not in PEERS:
+        raise unknown("peer", name, PEERS)
+    return PEERS[name]
+
+
 def cases(name: str, window: int | None = None, length: int | None = None) -> list[Case]:
     """The comparisons of a peer; None for a default.
 
     Raises:
         ProbeError: sizes too small to show anything, or a peer whose sizes are fixed.
     """
-    peer = PEERS[name]
+    peer = peer_named(name)
     if not peer.length:
         if window is not None or length is not None:
-            raise ProbeError(
-                f"--peer {name}: its cases have a window and lengths of their own; leave --window and --length out"
-            )
+            raise FieldError(
+                "peer", hint="its cases have a window and lengths of their own; leave {window} and {length} out",
+                value=name,
+            )  # fmt: skip
         return peer.cases(peer.window, 0)
     M = peer.window if window is None else window
     T = length if length is not None else peer.length if window is None else 5 * M
     if M < 32 or M % 16:
-        raise ProbeError(f"--window: expected a multiple of 16 from 32 on, got {M}")
+        raise FieldError("window", "a multiple of 16 from 32 on", M)
     if T < 3 * M:
-        raise ProbeError(f"--length: expected at least three windows, {3 * M} tokens, got {T}")
+        raise FieldError("length", f"at least three windows, {3 * M} tokens", T)
     return peer.cases(M, T)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +15,8 @@ from torch import Tensor
 from probe.errors import ProbeError
 from probe.foreign import Process, save_model
 from probe.models.random import Shape, bench_model
-from probe.peers.cases import Case, Peer
-from probe.schemes import parse_schemes
+from probe.peers.cases import Case, Peer, Theirs
+from probe.schemes import parse_scheme
 from probe.seam.apply import apply_scheme
 
 SAME = 1e-4
@@ -85,7 +84,7 @@ class Ours:
             ProbeError: no such scheme.
         """
         ids, first = self.ids[:, : case.length], case.first if spec else case.length
-        scheme = parse_schemes(spec, self.window)[0] if spec else None
+        scheme = parse_scheme(spec, self.window) if spec else None
         applied = (
             apply_scheme(self.model, scheme, prompt=case.length if case.whole else None) if scheme else nullcontext()
         )
@@ -105,37 +104,82 @@ def theirs(process: Process, folder: Path, case: Case) -> Logits:
         ProbeError: their code failed; the message says how.
     """
     out = folder / "logits.npy"
-    request = {"folder": str(folder), "out": str(out), "length": case.length, "prompt": case.first, "theirs": dict(case.theirs)}  # fmt: skip
+    request = {
+        "folder": str(folder), "out": str(out), "length": case.length, "prompt": case.first,
+        "theirs": dict(case.theirs),
+    }  # fmt: skip
     answer = process.ask(request)
     if "error" in answer:
         raise ProbeError(f"their code failed: {answer['error']}")
     return torch.from_numpy(np.load(out))
 
 
-def row(case: Case, kv_heads: int, ours: Ours, process: Process, folder: Path) -> dict[str, Any]:
-    """One comparison as a row; one that failed says why."""
-    stem: dict[str, Any] = {"kv_heads": kv_heads} | asdict(case) | {"theirs": dict(case.theirs), "prompt": case.first}
+@dataclass(frozen=True)
+class Comparison:
+    """One case on one model. Differences are of logits, relative to the largest; None where their code failed.
+
+    Attributes:
+        kv_heads: key heads of the model.
+        name: of the case, like all that follow up to `differs`.
+        ours: the scheme.
+        theirs: the parameters of the authors' code.
+        control: our scheme with a parameter off by one.
+        length: tokens T.
+        prompt: of them, how many in the first call.
+        whole: ours was told that all T are the prompt.
+        differs: why the two are known to differ.
+        inside: largest difference at positions inside the window.
+        past: likewise past it.
+        first: the first position that differs by more than `SAME`; None where none does.
+        verdict: in words.
+        off_by_one: how far the control is from theirs.
+        stock: how far the model without a scheme is from theirs.
+    """
+
+    kv_heads: int
+    name: str
+    ours: str
+    theirs: Theirs
+    control: str
+    length: int
+    prompt: int
+    whole: bool
+    differs: str
+    inside: float | None = None
+    past: float | None = None
+    first: int | None = None
+    verdict: str = ""
+    off_by_one: float | None = None
+    stock: float | None = None
+
+
+def compared(case: Case, kv_heads: int, ours: Ours, process: Process, folder: Path) -> Comparison:
+    """Run one case through both sides; where one failed, the verdict says why."""
+    made = Comparison(
+        kv_heads, case.name, case.ours, dict(case.theirs), case.control, case.length, case.first, case.whole,
+        case.differs,
+    )  # fmt: skip
     try:
         other = theirs(process, folder, case)
         found = difference(ours.logits(case.ours, case), other, ours.window)
     except ProbeError as error:
-        return stem | {"verdict": str(error)}
-    return stem | {
-        "inside": found.inside, "past": found.past, "first": found.first, "verdict": verdict(found, case.differs),
-        "off_by_one": difference(ours.logits(case.control, case), other, ours.window).largest,
-        "stock": difference(ours.logits("", case), other, ours.window).largest,
-    }  # fmt: skip
+        return replace(made, verdict=str(error))
+    return replace(
+        made, inside=found.inside, past=found.past, first=found.first, verdict=verdict(found, case.differs),
+        off_by_one=difference(ours.logits(case.control, case), other, ours.window).largest,
+        stock=difference(ours.logits("", case), other, ours.window).largest,
+    )  # fmt: skip
 
 
-def rows(
+def comparisons(
     peer: Peer, shape: Shape, cases: list[Case], process: Process, folder: Path, seed: int
-) -> Iterator[dict[str, Any]]:
-    """Every case, on a model with as many key heads as query heads, then on one with half of them where the peer runs with such."""
+) -> Iterator[Comparison]:
+    """Every case, on a model with as many key heads as query heads, then on one with half of them if the peer has such."""
     for kv_heads in (shape.heads, shape.heads // 2) if peer.grouped else (shape.heads,):
         made = folder / f"kv{kv_heads}"
         made.mkdir()
         tokens = max(case.length for case in cases)
-        drawn = save_model(Shape(**asdict(shape) | {"kv_heads": kv_heads}), made, tokens, seed, SHARPEN)
+        drawn = save_model(replace(shape, kv_heads=kv_heads), made, tokens, seed, SHARPEN)
         ours = Ours(made, shape.window, drawn)
         for case in cases:
-            yield row(case, kv_heads, ours, process, made)
+            yield compared(case, kv_heads, ours, process, made)

@@ -14,7 +14,7 @@ from probe.errors import FieldError, ProbeError
 from probe.recording.sites import SITES
 from probe.seam.chunked_prefill import marked
 from probe.seam.construction import ProbedModel
-from probe.seam.families import Family, family_of
+from probe.seam.families import Family, family_of, unwrapped
 
 Key = tuple[str, int]
 """(site, 1-based layer)."""
@@ -90,6 +90,7 @@ def record(model: ProbedModel, sites: Iterable[str], layers: Iterable[int], dims
         ProbeError: as `check_sites`.
     """
     sites, layers, dims = list(sites), list(layers), list(dims)
+    model = unwrapped(model)
     family = family_of(model.config)
     check_sites(model, family, sites, layers, dims)
     recording = Recording(dims)

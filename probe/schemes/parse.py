@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from probe.errors import FieldError, ProbeError
+from probe.errors import FieldError, ProbeError, literal
 from probe.schemes.options import add_part, part_named
 from probe.schemes.presets import make_scheme, preset_named
 from probe.schemes.scheme import Scheme, Value
@@ -160,5 +160,5 @@ def _unique(schemes: list[Scheme]) -> list[Scheme]:
     specs = [scheme.spec for scheme in schemes]
     for spec in specs:
         if specs.count(spec) > 1:
-            raise FieldError("schemes", hint=f"{spec} is named twice")
+            raise FieldError("schemes", hint=f"{literal(spec)} is named twice")
     return schemes

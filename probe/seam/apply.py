@@ -35,7 +35,7 @@ from probe.schemes.visibility import Visibility
 from probe.seam.attributes import attributes
 from probe.seam.chunked_prefill import Feeding, check_chunk_batch, fed
 from probe.seam.construction import ProbedModel, ToyModel, weave_construction
-from probe.seam.families import family_of
+from probe.seam.families import family_of, unwrapped
 from probe.seam.positions import Positions, check_fits
 
 NAME = "weavescope"
@@ -327,6 +327,7 @@ def check_scheme(model: ProbedModel, scheme: Scheme) -> None:
     Raises:
         ProbeError: an unsupported family, or RoPE frequencies on a model without a rotary.
     """
+    model = unwrapped(model)
     family = family_of(model.config)
     if not isinstance(model, ToyModel):
         check_fits(scheme, family.layer_positions(model), family.model_type)
@@ -346,7 +347,7 @@ def apply_scheme(
     """Run `model` under `scheme` inside the context.
 
     Args:
-        model: a causal LM of a supported family.
+        model: a causal LM of a supported family, or one with PEFT adapters on it.
         scheme: made for the model's window.
         backend: "pieces" (fast) or "dense" (the reference).
         exact_angles: compute RoPE angles in float64; default float32, bitwise what transformers does.
@@ -362,10 +363,11 @@ def apply_scheme(
     """
     if backend not in BACKENDS:
         raise unknown("backend", backend, BACKENDS)
+    given, model = model, unwrapped(model)
     family = family_of(model.config)
     if isinstance(model, ToyModel):
         with weave_construction(model, scheme):
-            yield model
+            yield given
         return
     attentions = family.attentions(model)
     if any(hasattr(attention, _SLOT) for attention in attentions):
@@ -386,4 +388,4 @@ def apply_scheme(
         undo.enter_context(fed(model, feeding))
         if hasattr(model, "generate"):
             undo.enter_context(attributes(model, generate=_generate(model, active)))
-        yield model
+        yield given

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 
-from probe.errors import ProbeError, out_of_memory
+from probe.errors import FieldError, ProbeError, out_of_memory
 from probe.seam.attributes import attributes
 from probe.seam.cache import buffered, truncate
 
@@ -66,7 +66,7 @@ def check_chunk_batch(value: int | str) -> int | None:
     except ValueError:
         count = 0
     if count < 1:
-        raise ProbeError(f"--chunk-batch: expected auto or an integer >= 1, got {value}")
+        raise FieldError("chunk_batch", "auto or an integer >= 1", value)
     return count
 
 

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from constructions import ConstructionError
 from constructions.toy import THEOREMS, Parameters, Toy
 from constructions.toy import load as load_toy
-from probe.errors import ProbeError
+from probe.errors import FieldError, ProbeError
 from probe.schemes.frequencies import Frequencies
 from probe.schemes.scheme import Scale, Scheme
 from probe.schemes.visibility import Visibility
@@ -62,10 +62,10 @@ class ToyModel(nn.Module):
         """
         most = self.toy.metadata.default_length
         if input_ids.shape[1] > most:
-            raise ProbeError(
-                f"--length: the construction was built for at most {most} positions, got {input_ids.shape[1]}; "
-                f"say construction:{self.toy.metadata.theorem}(length={input_ids.shape[1]})"
-            )
+            raise FieldError(
+                "length", hint=f"the construction was built for at most {most} positions, got {input_ids.shape[1]}; "
+                f"say construction:{self.toy.metadata.theorem}(length={input_ids.shape[1]})",
+            )  # fmt: skip
         stream: Tensor = self.toy(input_ids)
         return stream
 

@@ -188,3 +188,12 @@ def family_of(config: PretrainedConfig | SimpleNamespace) -> Family:
     if misfit is not None:
         raise ProbeError(f"this {row.model_type} model does not fit the position seam: {misfit}")
     return row
+
+
+def unwrapped(model: Any) -> Any:
+    """The model itself: of a PEFT model its base, in which the adapters' layers are; of anything else the thing given.
+
+    PEFT's wrapper is known by its method `get_base_model`, so that peft need not be there.
+    """
+    base = getattr(model, "get_base_model", None)
+    return model if base is None else base()

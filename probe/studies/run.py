@@ -16,7 +16,7 @@ from jaxtyping import Int
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from probe.errors import FieldError, ProbeError, unknown
+from probe.errors import FieldError, literal, unknown
 from probe.models.load import LoadedModel
 from probe.provenance import Provenance
 from probe.recording.folder import Run, new_run_folder, write_json, write_table, write_trace
@@ -186,10 +186,10 @@ def _layer_progress(loaded: LoadedModel, tick: Callable[[float], None], length: 
 def _checked(array: NDArray[np.float32], where: str) -> NDArray[np.float32]:
     bad = np.flatnonzero(~np.isfinite(array).all(-1))
     if len(bad):
-        raise ProbeError(
-            f"hidden states are NaN or infinite under {where} from position {bad[0]} on; try dtype float32, and check "
-            "the weights"
-        )
+        raise FieldError(
+            "dtype", hint=f"hidden states are NaN or infinite under {literal(where)} from position {bad[0]} on; "
+            "try float32, and check the weights",
+        )  # fmt: skip
     return array
 
 

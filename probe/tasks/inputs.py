@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from probe.errors import ProbeError, unknown
+from probe.errors import FieldError, literal, unknown
 from probe.models.load import LoadedModel
 from probe.tasks.heldout import heldout_batch
 
@@ -18,7 +18,7 @@ KINDS = ("word:TEXT", "token:ID", "ids:FILE", "text:FILE", "heldout")
 
 
 def _tokenizer(loaded: LoadedModel, spec: str) -> PreTrainedTokenizerBase:
-    return loaded.tokenizer_for(f"--input {spec}", "use token:ID or ids:FILE")
+    return loaded.tokenizer_for(f"input {spec}", "use token:ID or ids:FILE")
 
 
 def _bos(loaded: LoadedModel) -> list[int]:
@@ -31,7 +31,7 @@ def _read(path: str, spec: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ProbeError(f"--input {spec}: cannot read {path}: {type(error).__name__}") from None
+        raise FieldError("input", hint=f"cannot read {literal(path)}: {type(error).__name__}", value=spec) from None
 
 
 def _repeated(loaded: LoadedModel, unit: list[int], length: int) -> list[int]:
@@ -43,15 +43,17 @@ def _listed(path: str, spec: str) -> list[int]:
     try:
         ids = json.loads(_read(path, spec))
     except json.JSONDecodeError as error:
-        raise ProbeError(f"--input {spec}: expected a JSON list of token ids ({error})") from None
+        raise FieldError("input", f"a JSON list of token ids ({error})", value=spec) from None
     if not isinstance(ids, list) or not all(isinstance(token, int) and not isinstance(token, bool) for token in ids):
-        raise ProbeError(f"--input {spec}: expected a JSON list of integers")
+        raise FieldError("input", "a JSON list of integers", value=spec)
     return ids
 
 
 def _given(ids: list[int], length: int | None, spec: str) -> list[int]:
     if length is not None and len(ids) < length:
-        raise ProbeError(f"--input {spec}: has {len(ids)} tokens, --length asks for {length}; give a longer file")
+        raise FieldError(
+            "input", hint=f"has {len(ids)} tokens, {{length}} asks for {length}; give a longer file", value=spec
+        )
     return ids[:length]
 
 
@@ -59,7 +61,7 @@ def _word(loaded: LoadedModel, value: str, spec: str) -> list[int]:
     # A leading space: inside a text that is how the word occurs, and most tokenizers have it whole only so.
     unit: list[int] = _tokenizer(loaded, spec).encode(" " + value, add_special_tokens=False)
     if not value.strip() or not unit:
-        raise ProbeError(f"--input {spec}: expected a word after 'word:', got none")
+        raise FieldError("input", "a word after 'word:'", "none", value=spec)
     return unit
 
 
@@ -67,7 +69,7 @@ def _token(value: str, spec: str) -> list[int]:
     try:
         return [int(value)]
     except ValueError:
-        raise ProbeError(f"--input {spec}: expected an integer token id, got {value!r}") from None
+        raise FieldError("input", "an integer token id", repr(value), value=spec) from None
 
 
 def make_input(
@@ -89,8 +91,8 @@ def make_input(
         ProbeError: an unreadable, too short or ill-formed input, or ids outside the vocabulary.
     """
     if samples < 1 or (samples > 1 and spec != "heldout"):
-        expected = "at least 1" if spec == "heldout" else f"1 for --input {spec}, which is one sequence"
-        raise ProbeError(f"--samples: expected {expected}, got {samples}")
+        expected = "at least 1" if spec == "heldout" else f"1 for {{input}} {literal(spec)}, which is one sequence"
+        raise FieldError("samples", expected, samples)
     kind, _, value = spec.partition(":")
     wanted = 4 * loaded.window if length is None else length
     if spec == "heldout":
@@ -113,7 +115,9 @@ def make_input(
 def _check(loaded: LoadedModel, ids: list[int], spec: str) -> None:
     vocabulary = loaded.model.get_input_embeddings().num_embeddings
     if len(ids) < 2:
-        raise ProbeError(f"--length: expected at least 2 tokens, got {len(ids)}")
+        raise FieldError("length", "at least 2 tokens", len(ids))
     outside = [token for token in ids if not 0 <= token < vocabulary]
     if outside:
-        raise ProbeError(f"--input {spec}: token id {outside[0]} is outside the vocabulary 0 to {vocabulary - 1}")
+        raise FieldError(
+            "input", hint=f"token id {outside[0]} is outside the vocabulary 0 to {vocabulary - 1}", value=spec
+        )

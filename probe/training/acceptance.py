@@ -1,23 +1,20 @@
-"""Acceptance of an embedded model, on fresh samples: `python -m probe.training.acceptance rope`.
+"""Acceptance of an embedded model, on fresh samples: `probe accept rope`.
 
-Measures what the model must do (find the pass key everywhere in its window, predict text equally well all over the second half
-of the window) and what it must not (go on doing so past the window), and writes the numbers into the model card.
+Measures what the model must do (find the pass key everywhere in its window, predict text equally well all over the second
+half of the window) and what it must not (go on doing so past the window), and writes the numbers into the model card.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from probe.errors import ProbeError
-from probe.models.embedded import MODELS, EmbeddedModel
+from probe.errors import FieldError
+from probe.models.embedded import EmbeddedModel
 from probe.models.load import LoadedModel, load_model
 from probe.schemes import make_scheme
 from probe.tasks.evaluate import draw_passkeys, heldout_nll, passkey_hits
@@ -97,9 +94,18 @@ def verdicts(keys: Sequence[dict[str, Any]], nll: dict[str, Any], must_fail: boo
 def measure(row: EmbeddedModel, *, samples: int, windows: int, seed: int) -> dict[str, Any]:
     """All acceptance numbers of an embedded model.
 
+    Args:
+        row: the model.
+        samples: pass keys per length.
+        windows: held-out ones.
+        seed: of both.
+
     Raises:
-        ProbeError: it is not trained.
+        ProbeError: it is not trained, or there are too few samples to say anything.
     """
+    for name, count, least in (("samples", samples, 10), ("windows", windows, 2)):
+        if count < least:
+            raise FieldError(name, f"at least {least}", count)
     loaded = load_model(row.name, device="cpu", dtype="float32")
     keys, nll = passkey_numbers(loaded, samples, seed), nll_numbers(loaded, windows, seed)
     return {
@@ -124,60 +130,31 @@ def card(row: EmbeddedModel, numbers: dict[str, Any], training: dict[str, Any]) 
     return "\n".join([
         "---", "license: apache-2.0", "library_name: transformers", "---", "",
         f"# weavescope `{row.name}`", "",
-        f"{row.summary}. Positions: {row.positions}. Trained window M = {row.window} tokens, {training['parameters']:,} parameters, "
-        "float32, byte-level BPE of 1024 tokens in which every digit is its own token.", "",
-        "A small language model made to be *probed*: it is trained on windows of exactly M tokens at most, so that what happens past M is "
-        "extrapolation and nothing else. It is not meant to write text.", "",
+        f"{row.summary}. Positions: {row.positions}. Trained window M = {row.window} tokens, "
+        f"{training['parameters']:,} parameters, float32, byte-level BPE of 1024 tokens in which every digit is its own "
+        "token.", "",
+        "A small language model made to be *probed*: it is trained on windows of exactly M tokens at most, so that what "
+        "happens past M is extrapolation and nothing else. It is not meant to write text.", "",
         "## Training", "",
-        "Text: the Python standard library's sources and docstrings (the files held out by a hash of their path excepted), "
-        f"{training['corpus_tokens']:,} tokens, mixed with pass-key retrieval and repetition. "
-        f"{recipe['steps']} steps of {recipe['tokens_per_batch']} tokens, seed {recipe['seed']}, Muon and AdamW at {recipe['learning_rate']:g}, "
-        f"bfloat16 autocast, {training['threads']} CPU thread(s), Python {training['python']}, torch {training['torch']}, "
-        f"transformers {training['transformers']}. Make it again: `python -m probe.training.train {row.name}`.", "",
+        "Text: the Python standard library's sources and docstrings (the files held out by a hash of their path "
+        f"excepted), {training['corpus_tokens']:,} tokens, mixed with pass-key retrieval and repetition. "
+        f"{recipe['steps']} steps of {recipe['tokens_per_batch']} tokens, seed {recipe['seed']}, Muon and AdamW at "
+        f"{recipe['learning_rate']:g}, bfloat16 autocast, {training['threads']} CPU thread(s), "
+        f"Python {training['python']}, torch {training['torch']}, "
+        f"transformers {training['transformers']}. Make it again: `probe train {row.name}`.", "",
         "## Measured", "",
-        f"By `python -m probe.training.acceptance {row.name}` on fresh samples, seed {numbers['seed']}, the model as trained.", "",
+        f"By `probe accept {row.name} --seed {numbers['seed']}` on fresh samples, the model as trained.", "",
         "| pass key, tokens | exact | worst depth decile | samples |", "|---|---|---|---|", *key_lines, "",
-        f"Held-out text, {nll['samples']} windows of {WINDOWS_PAST}M tokens (± standard error over windows): NLL in the second half of the window "
-        f"{level['mean']:.3f} ± {level['standard_error']:.3f} nats, its slope there {slope['mean']:+.3f} ± {slope['standard_error']:.3f} nats per window.", "",
+        f"Held-out text, {nll['samples']} windows of {WINDOWS_PAST}M tokens (± standard error over windows): NLL in the "
+        f"second half of the window {level['mean']:.3f} ± {level['standard_error']:.3f} nats, its slope there "
+        f"{slope['mean']:+.3f} ± {slope['standard_error']:.3f} nats per window.", "",
         "| positions | NLL against the second half of the window (nats) |", "|---|---|", *rises, "",
         *checks, "",
     ])  # fmt: skip
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line: exit code 0 if everything holds, 1 if not, 2 for bad input."""
-    parser = argparse.ArgumentParser(
-        prog="python -m probe.training.acceptance", description=(__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument("model", choices=sorted(MODELS))
-    parser.add_argument(
-        "--samples", type=int, default=400, help="pass keys per length (default: 400, so 40 per decile)"
-    )
-    parser.add_argument("--windows", type=int, default=96, help="held-out windows (default: 96)")
-    parser.add_argument("--seed", type=int, default=20241)
-    parser.add_argument(
-        "--write-card", action="store_true", help="write acceptance.json and the model card into the model's folder"
-    )
-    args = parser.parse_args(argv)
-    if args.samples < 10 or args.windows < 2:
-        parser.error("expected at least 10 samples and 2 windows")
-    row = MODELS[args.model]
-    try:
-        numbers = measure(row, samples=args.samples, windows=args.windows, seed=args.seed)
-    except ProbeError as error:
-        print(f"acceptance: error: {error}", file=sys.stderr)
-        return 2
-    print(json.dumps(numbers, indent=2))
-    if args.write_card:
-        _write(row.folder, row, numbers)
-    return 0 if all(numbers["holds"].values()) else 1
-
-
-def _write(folder: Path, row: EmbeddedModel, numbers: dict[str, Any]) -> None:
-    training = json.loads((folder / "training.json").read_text(encoding="utf-8"))
-    (folder / "acceptance.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(card(row, numbers, training), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+def write_card(row: EmbeddedModel, numbers: dict[str, Any]) -> None:
+    """Write the numbers and the model card into the model's folder."""
+    training = json.loads((row.folder / "training.json").read_text(encoding="utf-8"))
+    (row.folder / "acceptance.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+    (row.folder / "README.md").write_text(card(row, numbers, training), encoding="utf-8")

@@ -1,13 +1,12 @@
-"""Train an embedded model: `python -m probe.training.train rope`.
+"""Train an embedded model: `probe train rope`.
 
-Deterministic from its seed (the batches from (seed, step) alone; the arithmetic for one machine and thread count), resumable
-from its last checkpoint, on CPU or GPU. The hidden matrices are trained with Muon, which reaches the same loss
-in fewer steps than AdamW, the embeddings and norms with AdamW.
+Deterministic from its seed (the batches from (seed, step) alone; the arithmetic for one machine and thread count),
+resumable from its last checkpoint, on CPU or GPU. The hidden matrices are trained with Muon, which reaches the same loss in
+fewer steps than AdamW, the embeddings and norms with AdamW.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import platform
@@ -24,7 +23,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from probe.models.embedded import MODELS, EmbeddedModel
+from probe.errors import FieldError, ProbeError
+from probe.models.embedded import EmbeddedModel
+from probe.models.load import pick_device
 from probe.tasks.corpus import documents
 from probe.training.mixture import Batch, Mixture
 from probe.training.tokenizer import train_tokenizer
@@ -32,7 +33,11 @@ from probe.training.tokenizer import train_tokenizer
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything a training run depends on beside the model's row."""
+    """Everything a training run depends on beside the model's row.
+
+    Raises:
+        FieldError: no steps.
+    """
 
     seed: int = 0
     steps: int = 6000
@@ -43,6 +48,10 @@ class Recipe:
     cooldown: float = 0.25
     """Share of the steps over which the learning rate falls linearly to zero at the end."""
     checkpoint_every: int = 250
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise FieldError("steps", "at least 1", self.steps)
 
 
 def schedule(recipe: Recipe, step: int) -> float:
@@ -120,7 +129,9 @@ def _save_checkpoint(
     part.replace(path)
 
 
-def _load_checkpoint(path: Path, model: nn.Module, opts: list[torch.optim.Optimizer], device: str) -> tuple[int, float]:
+def _load_checkpoint(
+    path: Path, model: nn.Module, opts: list[torch.optim.Optimizer], device: torch.device
+) -> tuple[int, float]:
     """Restore a checkpoint if there is one: the steps done, and the seconds they took."""
     if not path.exists():
         return 0, 0.0
@@ -131,19 +142,26 @@ def _load_checkpoint(path: Path, model: nn.Module, opts: list[torch.optim.Optimi
     return int(state["step"]), float(state["seconds"])
 
 
-def train(row: EmbeddedModel, recipe: Recipe, work: Path, device: str) -> PreTrainedModel:
+def train(row: EmbeddedModel, recipe: Recipe, work: Path, device: str = "auto") -> PreTrainedModel:
     """Train one row to the end, resuming from `work` if a checkpoint is there, and save its folder.
 
+    Args:
+        row: the model.
+        recipe: how.
+        work: folder of checkpoints and the encoded corpus; it is made.
+        device: as `load_model` takes it.
+
     Raises:
-        FloatingPointError: the loss became NaN or infinite; the last checkpoint is kept.
+        ProbeError: no such device, or the loss became NaN or infinite; the last checkpoint is kept.
     """
+    where = pick_device(device)
     tokenizer, corpus = prepare_corpus(work / "corpus")
     torch.manual_seed(recipe.seed)
     config = row.config(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id)
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config).to(device).train()
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config).to(where).train()
     opts = optimizers(model, recipe)
     checkpoint = work / f"{row.name}.pt"
-    start, spent = _load_checkpoint(checkpoint, model, opts, device)
+    start, spent = _load_checkpoint(checkpoint, model, opts, where)
     mixture = Mixture(tokenizer, corpus, row.window, recipe.steps, recipe.seed, recipe.tokens_per_batch)
     began, smooth = time.monotonic() - spent, math.nan
     bar = tqdm(
@@ -151,10 +169,10 @@ def train(row: EmbeddedModel, recipe: Recipe, work: Path, device: str) -> PreTra
     )
     for step in bar:
         drawn = mixture.batch(step)
-        batch = Batch(drawn.ids.to(device), drawn.weights.to(device))
+        batch = Batch(drawn.ids.to(where), drawn.weights.to(where))
         loss = _step(model, opts, batch, recipe.learning_rate * schedule(recipe, step))
         if not math.isfinite(loss):
-            raise FloatingPointError(f"loss is {loss} at step {step}; {checkpoint} holds the last good state")
+            raise ProbeError(f"loss is {loss} at step {step}; {checkpoint} holds the last good state")
         smooth = loss if math.isnan(smooth) else 0.98 * smooth + 0.02 * loss
         bar.set_postfix(loss=f"{smooth:.3f}", length=batch.ids.shape[1], refresh=False)
         if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps:
@@ -180,21 +198,14 @@ def _save_folder(
     (row.folder / "training.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Command line of the trainer."""
-    parser = argparse.ArgumentParser(prog="python -m probe.training.train", description=__doc__.splitlines()[0])
-    parser.add_argument("model", choices=sorted(MODELS), help="row of the table of embedded models")
-    parser.add_argument("--steps", type=int, default=Recipe.steps)
-    parser.add_argument("--seed", type=int, default=Recipe.seed)
-    parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: torch's own choice)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--work", type=Path, default=Path("runs/train"), help="checkpoints and the encoded corpus")
-    args = parser.parse_args(argv)
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    train(MODELS[args.model], Recipe(seed=args.seed, steps=args.steps), args.work, args.device)
-    return 0
+def use_threads(count: int | None) -> None:
+    """Set the CPU threads; None leaves torch's own choice.
 
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+    Raises:
+        FieldError: fewer than one.
+    """
+    if count is None:
+        return
+    if count < 1:
+        raise FieldError("threads", "at least 1", count)
+    torch.set_num_threads(count)

@@ -174,7 +174,7 @@ def test_no_runs_and_no_model_says_how_to_get_one(open_app, monkeypatch):
     monkeypatch.setattr(embedded, "FOLDER", embedded.FOLDER / "nowhere")
     app = open_app()
     assert not app.error
-    assert any("python -m probe.training.train rope" in info.value for info in app.info)
+    assert any("probe train rope" in info.value for info in app.info)
     assert any("--model FOLDER" in info.value for info in app.info)
 
 

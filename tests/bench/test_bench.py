@@ -6,21 +6,27 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from probe.bench.run import COLUMNS, Bench, BenchSettings, warnings
+from probe.bench.rows import BenchRow, warnings
+from probe.bench.run import Bench, BenchSettings, gives
 from probe.bench.timing import Timing, interleaved
 from probe.bench.work import STEPS, attention, decode, decode_work, prefill
 from probe.errors import ProbeError
 from probe.models.load import LoadedModel
 from probe.models.random import Shape, bench_model, parse_shape, random_ids, sharing_weights
-from probe.schemes import make_scheme
+from probe.schemes import PRESETS, make_scheme
 from probe.seam.apply import apply_scheme
 
+COLUMNS = (
+    "what", "scheme", "length", "seconds", "fastest", "slowest", "repeats", "peak_bytes", "least_bytes", "most_bytes",
+    "ratio",
+)  # fmt: skip
 TINY = "random:layers=2,width=32,heads=4,kv_heads=2,window=32,vocab=50"
 
 
@@ -33,13 +39,15 @@ def tiny() -> LoadedModel:
 def test_rows_are_complete_and_ratios_are_to_the_stock_row_of_the_same_length(what: str) -> None:
     bench = Bench.load(BenchSettings(what, "origin,rerope(N=8)", (40, 80), TINY, repeats=3, threads=1))
     list(bench.run())
-    result = bench.result(True)
+    result = bench.result(True).to_json()
     json.dumps(result, allow_nan=False)
     assert [(row["scheme"], row["length"]) for row in result["rows"]] == [
         (scheme, length) for length in (40, 80) for scheme in ("stock", "origin", "rerope(N=8)")
     ]
-    assert result["machine"]["threads"] == 1 and {"load_before", "load_after", "cpu", "cores"} <= set(result["machine"])
-    assert result["environment"]["versions"]["torch"] == torch.__version__
+    assert result["kind"] == "bench" and result["settings"]["what"] == what and result["settings"]["window"] == 32
+    machine = result["provenance"]["machine"]
+    assert machine["threads"] == 1 and {"load_before", "load_after", "cpu", "cores"} <= set(machine)
+    assert result["provenance"]["versions"]["torch"] == torch.__version__
     for row in result["rows"]:
         assert tuple(row) == COLUMNS and row["what"] == what and row["peak_bytes"] is None
         stock = next(
@@ -59,13 +67,10 @@ def test_repeats_are_interleaved_after_one_warm_up_each() -> None:
 
 
 def test_unsteady_rows_are_named() -> None:
-    base = {"what": "prefill", "length": 40, "seconds": 1.0, "repeats": 3, "peak_bytes": None, "ratio": 1.0}
-    steady, busy = (
-        {"scheme": "stock", "fastest": 1.0, "slowest": 1.3},
-        {"scheme": "origin", "fastest": 1.0, "slowest": 1.5},
-    )
-    memory = base | {"scheme": "stock", "seconds": None, "fastest": None, "slowest": None}
-    (line,) = warnings([base | steady, base | busy, memory])
+    steady = BenchRow("prefill", "stock", 40, 1.0, 1.0, 1.3, 3)
+    busy = BenchRow("prefill", "origin", 40, 1.0, 1.0, 1.5, 3)
+    memory = BenchRow("prefill", "stock", 40, repeats=3, peak_bytes=10, least_bytes=1, most_bytes=10)
+    (line,) = warnings([steady, busy, memory])
     assert "prefill of origin at 40 tokens" in line and "1.5 times the fastest" in line
 
 
@@ -128,6 +133,26 @@ def test_random_weights_have_the_shape_and_follow_the_seed() -> None:
     assert bench_model(TINY, device="cpu", dtype="float32", window=77, seed=0).window == 77
 
 
+def test_schemes_are_text_or_objects() -> None:
+    mine = replace(make_scheme("rerope", 32, N=8), spec="mine")
+    bench = Bench.load(BenchSettings("prefill", [mine, "origin"], (40,), TINY, repeats=1, threads=1))
+    list(bench.run())
+    assert [row.scheme for row in bench.rows] == ["stock", "mine", "origin"]
+    assert bench.result(True).settings["schemes"] == "mine,origin"
+    # A process of its own would make the scheme again from its text, and this one has none that gives it.
+    bench = Bench.load(BenchSettings("memory", mine, (40,), TINY, repeats=1, threads=1))
+    del bench.schemes["stock"]
+    with pytest.raises(ProbeError, match="schemes: mine has no text that gives it"):
+        list(bench.run())
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_text_of_every_preset_gives_it(name: str) -> None:
+    scheme = make_scheme(name, 512)
+    assert gives(scheme.spec, scheme, 512)
+    assert not gives(scheme.spec, replace(scheme, logn=not scheme.logn), 512)
+
+
 BAD = [
     (("sleep",), "unknown benchmark 'sleep'; known: attention, prefill, decode, memory"),
     (("prefill", "--scheme", "nonsense"), "unknown scheme 'nonsense'"),
@@ -147,7 +172,7 @@ BAD = [
 
 @pytest.mark.parametrize(("arguments", "message"), BAD)
 def test_bad_input_is_one_line(arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    from probe.cli import main
+    from probe.commands.main import main
 
     threads = torch.get_num_threads()
     model = () if "--model" in arguments else ("--model", TINY)
@@ -157,7 +182,7 @@ def test_bad_input_is_one_line(arguments: tuple[str, ...], message: str, capsys:
 
 
 def test_the_command_prints_one_object_and_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from probe.cli import main
+    from probe.commands.main import main
 
     out = tmp_path / "bench.json"
     arguments = ("--model", TINY, "--lengths", "40", "--scheme", "stair(N=8,E=4)", "--repeats", "1", "--threads", "1")
@@ -165,7 +190,7 @@ def test_the_command_prints_one_object_and_writes_it(tmp_path: Path, capsys: pyt
     result = json.loads(capsys.readouterr().out)
     assert result == json.loads(out.read_text()) and result["complete"]
     assert [row["scheme"] for row in result["rows"]] == ["stock", "stair(N=8,E=4)"]
-    assert result["settings"]["schemes"] == "stair(N=8,E=4)" and result["seed"] == 0
+    assert result["settings"]["schemes"] == "stair(N=8,E=4)" and result["settings"]["seed"] == 0
 
 
 def test_an_interrupt_keeps_the_finished_rows(tmp_path: Path) -> None:

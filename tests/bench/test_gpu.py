@@ -16,33 +16,36 @@ from pretend_cuda import pretend_cuda
 from torch.nn.attention import SDPBackend
 from torch.utils.flop_counter import FlopCounterMode
 
-from probe.bench import figure, gpu, tables
+from probe.bench import figure, gpu
 from probe.bench.gpu import BLOCKS, Item, expected_seconds, time_limit, why_not, work_list
 from probe.bench.roofline import decode_bytes, matrix_weights, prefill_operations, visible_pairs
+from probe.commands.main import main
 from probe.models.random import Shape, random_llama
 from probe.schemes import make_scheme
 
 SHAPE = Shape(layers=2, width=32, heads=4, kv_heads=2, window=32, vocab=50)
 # What a bare GPU machine may lack.
-WITHOUT = "import runpy, sys\nfor name in ('plotly', 'pyarrow', 'streamlit'): sys.modules[name] = None\n"
-SMOKE = WITHOUT + "sys.argv[0] = 'gpu'\nrunpy.run_module('probe.bench.gpu', run_name='__main__')"
+WITHOUT = "import runpy, sys\nfor name in ('pandas', 'plotly', 'pyarrow', 'streamlit'): sys.modules[name] = None\n"
+SMOKE = WITHOUT + "sys.argv[0] = 'probe'\nrunpy.run_module('probe', run_name='__main__')"
 
 
 def test_smoke(tmp_path: Path) -> None:
-    arguments = ["--smoke", "--out", str(tmp_path), "--schemes", "stock,origin,stair(N=8,E=4)"]
+    arguments = ["bench", "gpu", "--smoke", "--out", str(tmp_path), "--scheme", "stock,origin,stair(N=8,E=4)"]
     done = subprocess.run(
         [sys.executable, "-c", SMOKE, *arguments], capture_output=True, text=True, timeout=240, check=False
     )
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "gpu.json").read_text())
     lines = [json.loads(line) for line in (tmp_path / "gpu.jsonl").read_text().splitlines()]
-    without = [{key: value for key, value in row.items() if not key.endswith("_ratio")} for row in result["rows"]]
+    ratios = ("prefill_ratio", "decode_ratio")
+    without = [{key: None if key in ratios else value for key, value in row.items()} for row in result["rows"]]
     assert result["complete"] and lines == without
+    assert result["settings"]["what"] == "gpu" and result["provenance"]["machine"]["device"] == "cpu"
     checks = {row["scheme"]: row for row in lines if row["kind"] == "check"}
     assert set(checks) == {"origin", "stair(N=8,E=4)"}
     assert all(row["largest_difference"] < 1e-5 < row["largest"] for row in checks.values())
     speeds = [row for row in result["rows"] if row["kind"] == "speed"]
-    assert not [row for row in speeds if "skipped" in row]
+    assert not [row for row in speeds if row["skipped"]]
     assert {(row["model"], row["scheme"], row["length"]) for row in speeds} == {
         *(("llama-2-7b", scheme, length) for scheme in ("stock", *checks) for length in (64, 128)),
         *(("llama-3-8b", "stock", length) for length in (64, 128)),
@@ -55,7 +58,7 @@ def test_smoke(tmp_path: Path) -> None:
         )
         if row["scheme"] == "stock":
             assert row["prefill_ratio"] == row["decode_ratio"] == 1
-    assert tables.main([str(tmp_path / "gpu.json")]) == 0
+    assert main(["tables", str(tmp_path / "gpu.json"), str(tmp_path / "gpu.jsonl")]) == 0
     assert len(figure.write(result, tmp_path / "figures")) == 2
 
 
@@ -145,7 +148,7 @@ def test_a_row_is_given_up_in_time() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--smoke", "--schemes", "nonsense"), "unknown scheme 'nonsense'"),
+        (("--smoke", "--scheme", "nonsense"), "unknown scheme 'nonsense'"),
         (("--smoke", "--minutes", "0"), "--minutes: expected more than 0"),
         (("--device", "cpu"), "expected a CUDA device, found none"),
     ],
@@ -153,7 +156,7 @@ def test_a_row_is_given_up_in_time() -> None:
 def test_bad_input_is_one_line(
     arguments: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert gpu.main([*arguments, "--out", str(tmp_path)]) == 2
+    assert main(["bench", "gpu", *arguments, "--out", str(tmp_path)]) == 2
     err = capsys.readouterr().err
     assert message in err and err.count("\n") == 1
 
@@ -172,12 +175,12 @@ def test_the_whole_script_on_a_pretended_gpu(smaller: Shape, tmp_path: Path, mon
         monkeypatch.setattr(gpu, "SHAPES", dict.fromkeys(gpu.SHAPES, smaller))
         monkeypatch.setattr(gpu, "BLOCKS", (gpu.Block("llama-3-8b", gpu.SCHEMES, (72,)),))
         monkeypatch.setattr(gpu, "QUICK", 0.0)
-        monkeypatch.setattr(gpu, "measure_rates", lambda *_: gpu.Rates(1e12, 1e12))
-        assert gpu.main(["--out", str(tmp_path), "--schemes", "stock,mesa"]) == 0
+        rates = gpu.RatesRow(dtype="bfloat16", matrix=1e12, bandwidth=1e12)
+        monkeypatch.setattr(gpu, "measure_rates", lambda *_: rates)
+        assert main(["bench", "gpu", "--out", str(tmp_path), "--scheme", "stock,mesa", "--quiet"]) == 0
     result = json.loads((tmp_path / "gpu.json").read_text())
-    assert (
-        result["complete"] and result["machine"]["device"] == "pretended" and result["settings"]["dtype"] == "bfloat16"
-    )
-    assert not [row for row in result["rows"] if "skipped" in row]
+    assert result["complete"] and result["settings"]["dtype"] == "bfloat16"
+    assert result["provenance"]["machine"]["device"] == "pretended"
+    assert not [row for row in result["rows"] if row.get("skipped")]
     assert all(row["largest_difference"] < 1e-4 for row in result["rows"] if row["kind"] == "check")
     assert all(row["peak_bytes"] > 0 for row in result["rows"] if row["kind"] == "speed")

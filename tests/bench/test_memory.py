@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from probe.bench import rss
-from probe.bench.memory import fresh_process
-from probe.bench.run import Bench, BenchSettings, row
+from probe.bench.memory import MemoryRequest, fresh_process
+from probe.bench.rows import bench_row
+from probe.bench.run import Bench, BenchSettings
 from probe.errors import ProbeError
 
 MODEL = "random:layers=2,width=64,heads=4,window=32,vocab=50"
@@ -50,16 +51,16 @@ def test_what_was_freed_before_does_not_hide_it() -> None:
 def test_a_memory_row_holds_the_cache_and_its_ratio_is_of_bytes() -> None:
     length = 6000
     bench = Bench.load(BenchSettings("memory", "origin", (length,), MODEL, repeats=2, threads=1))
-    bench.schemes.remove("stock")  # every repeat is a process: two are enough
+    del bench.schemes["stock"]  # every repeat is a process: two are enough
     list(bench.run())
     (origin,) = bench.rows
     cache = 2 * 2 * length * 64 * 4  # keys and values, layers, tokens, width, float32
-    assert origin["seconds"] is None and cache < origin["peak_bytes"] < 20 * cache
+    assert origin.seconds is None and cache < origin.peak_bytes < 20 * cache
     assert bench.machine["peak_method"] in ("VmHWM", "ru_maxrss")
-    assert origin["repeats"] == 2 and origin["least_bytes"] <= origin["peak_bytes"] <= origin["most_bytes"]
-    stock = row("memory", "stock", length, None, [origin["peak_bytes"] // 2], None)
-    assert stock["ratio"] == 1
-    assert row("memory", "origin", length, None, [300], stock)["ratio"] == 300 / stock["peak_bytes"]
+    assert origin.repeats == 2 and origin.least_bytes <= origin.peak_bytes <= origin.most_bytes
+    stock = bench_row("memory", "stock", length, None, [origin.peak_bytes // 2], None)
+    assert stock.ratio == 1
+    assert bench_row("memory", "origin", length, None, [300], stock).ratio == 300 / stock.peak_bytes
 
 
 def test_a_row_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,4 +69,4 @@ def test_a_row_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     failing.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(failing))
     with pytest.raises(ProbeError, match=r"memory of stock at 40 tokens: no such model"):
-        fresh_process({"scheme": "stock", "length": 40})
+        fresh_process(MemoryRequest("memory", "stock", 40, MODEL))

@@ -6,7 +6,7 @@ that does nothing on short inputs, as the official one does.
 
 from __future__ import annotations
 
-import argparse
+import hashlib
 import json
 import sys
 from contextlib import ExitStack
@@ -17,10 +17,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from probe.bench import official
-from probe.bench.official import METHOD, compare, main
+from probe.bench.official import METHOD, OfficialBench, OfficialSettings
 from probe.bench.official_driver import Side, our_models
+from probe.commands.main import main
 from probe.errors import ProbeError
-from probe.foreign import save_model
+from probe.foreign import Release, save_model
 from probe.models.random import parse_shape, random_llama
 
 MODEL = "random:layers=1,width=32,heads=2,window=64,vocab=40"
@@ -34,31 +35,28 @@ def stand_in(folder: Path, code: str) -> Path:
     return folder
 
 
-def arguments(checkout: Path) -> argparse.Namespace:
-    return argparse.Namespace(
-        checkout=checkout,
-        python=sys.executable,
-        scheme="stair(N=8,E=4)",
-        steps=2,
-        threads=1,
-        repeats=1,
-        seed=0,
-        model=MODEL,
-    )
+def bench(checkout: Path) -> OfficialBench:
+    settings = OfficialSettings(checkout, sys.executable, "stair(N=8,E=4)", (80,), MODEL, repeats=1, steps=2, threads=1)
+    return OfficialBench(settings, Release.of(checkout, METHOD, "somewhere", "none", "4.31"), {})
 
 
 def test_both_sides_answer_and_ratios_are_to_stock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         official, "WHAT", ("prefill", "decode")
     )  # memory takes three more processes: it has its own test
-    rows: list[dict] = []
-    compare(arguments(stand_in(tmp_path, HARMLESS)), SHAPE, (80,), rows)
+    work = bench(stand_in(tmp_path, HARMLESS))
+    assert list(work.run()) == ["prefill at 80 tokens", "decode at 80 tokens"]
     sides = ("stock", "stair(N=8,E=4)", "official")
-    assert [(row["what"], row["scheme"]) for row in rows] == [(what, side) for what in official.WHAT for side in sides]
-    for row in rows:
-        assert row["length"] == 80 and row["skipped"] is None
-        stock = next(other for other in rows if (other["what"], other["scheme"]) == (row["what"], "stock"))
-        assert row["ratio"] == row["seconds"] / stock["seconds"]
+    assert [(row.what, row.scheme) for row in work.rows] == [(what, side) for what in official.WHAT for side in sides]
+    for row in work.rows:
+        assert row.length == 80 and row.skipped is None
+        stock = next(other for other in work.rows if (other.what, other.scheme) == (row.what, "stock"))
+        assert row.ratio == row.seconds / stock.seconds
+    result = json.loads(json.dumps(work.result(True).to_json(), allow_nan=False))
+    assert result["kind"] == "bench" and result["settings"]["what"] == "official" and len(result["rows"]) == 6
+    theirs = result["provenance"]["machine"]["theirs"]
+    assert theirs["sha256"] == hashlib.sha256(HARMLESS.encode()).hexdigest() and theirs["transformers"] == "4.31"
+    assert str(tmp_path) not in json.dumps(result)  # a place on somebody's machine says nothing
 
 
 def test_the_driver_measures_memory_and_says_what_failed(tmp_path: Path) -> None:
@@ -88,11 +86,11 @@ def test_a_side_that_is_another_model_is_refused() -> None:
 
 def test_a_measurement_that_fails_is_a_row_with_the_reason() -> None:
     good = [{"seconds": 3.0}, {"seconds": 1.0}, {"seconds": 2.0}]
-    rows = official._rows(
+    rows = official.official_rows(
         "prefill", 80, ("stock", "official"), {"stock": good, "official": [{"error": "AssertionError: no"}]}
     )
-    assert [row["seconds"] for row in rows] == [2.0, None] and rows[1]["skipped"] == "AssertionError: no"
-    assert rows[0]["fastest"] == 1.0 and rows[0]["slowest"] == 3.0 and rows[1]["ratio"] is None
+    assert [row.seconds for row in rows] == [2.0, None] and rows[1].skipped == "AssertionError: no"
+    assert rows[0].fastest == 1.0 and rows[0].slowest == 3.0 and rows[1].ratio is None
 
 
 def test_the_saved_folder_has_the_old_configuration_and_the_same_weights(tmp_path: Path) -> None:
@@ -127,6 +125,6 @@ def test_bad_input_is_one_line(
     good.mkdir()
     stand_in(good, HARMLESS)
     filled = [option.format(empty=empty, good=good) for option in options]
-    assert main(["--python", sys.executable, "--scheme", "stair", *filled]) == 2
+    assert main(["bench", "official", "--python", sys.executable, "--scheme", "stair", *filled]) == 2
     err = capsys.readouterr().err
     assert message in err and err.count("\n") == 1

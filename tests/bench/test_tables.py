@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from probe.bench import figure, tables
+from probe.bench import tables
+from probe.commands.main import main
 
 ROWS = [
     {"what": "prefill", "scheme": "stock", "length": 4096, "seconds": 2.4567, "fastest": 2.4, "slowest": 2.52, "repeats": 5,
@@ -17,11 +18,15 @@ ROWS = [
      "peak_bytes": 1_180_000_000, "ratio": 0.005},
 ]  # fmt: skip
 RESULT = {
-    "model": "rope", "window": 512, "seed": 0, "settings": {"dtype": "float32"}, "rows": ROWS,
-    "machine": {"cpu": "A CPU", "device": "cpu", "cores": 2, "threads": 1, "load_before": 0.5},
-    "environment": {"versions": {"torch": "2.13", "transformers": "5.1"}},
+    "kind": "bench", "complete": True, "rows": ROWS,
+    "settings": {"model": "rope", "window": 512, "seed": 0, "dtype": "float32"},
+    "provenance": {
+        "machine": {"cpu": "A CPU", "device": "cpu", "cores": 2, "threads": 1, "load_before": 0.5},
+        "versions": {"torch": "2.13", "transformers": "5.1"},
+    },
 }  # fmt: skip
 GPU = {
+    "kind": "bench", "complete": True, "settings": {}, "provenance": {},
     "rows": [
         {"kind": "rates", "dtype": "bfloat16", "matrix": 7.88e14, "bandwidth": 4.3e12},
         {"kind": "check", "scheme": "origin", "largest_difference": 2.4e-7, "largest": 0.6},
@@ -38,7 +43,7 @@ GPU = {
 def test_a_result_is_a_caption_and_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "result.json"
     path.write_text(json.dumps(RESULT))
-    assert tables.main([str(path)]) == 0
+    assert main(["tables", str(path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "rope, window 512, float32, A CPU, 1 of 2 cores, torch 2.13, transformers 5.1, load 0.5, seed 0"
     assert lines[2] == "| measured | tokens | scheme | time | largest/least | peak memory | of stock |"
@@ -49,16 +54,22 @@ def test_a_result_is_a_caption_and_a_table(tmp_path: Path, capsys: pytest.Captur
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "expected a JSON file"), ("[]", "expected a JSON object"), ('{"rows": []}', 'with "rows"')],
+    [
+        ("{", "expected a JSON file"),
+        ("[]", "expected a JSON object"),
+        ('{"rows": []}', 'expected a result with "kind", "settings", "provenance" and "rows"'),
+        (json.dumps(RESULT | {"rows": []}), 'expected a benchmark result with "rows", got none'),
+        (json.dumps(RESULT | {"kind": "soup"}), "unknown kind of result 'soup'; known: bench, eval, peers"),
+    ],
 )
 def test_what_is_no_result_is_refused(
     text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "x.json").write_text(text)
-    assert tables.main([str(tmp_path / "x.json")]) == 2
+    assert main(["tables", str(tmp_path / "x.json")]) == 2
     err = capsys.readouterr().err
     assert message in err and str(tmp_path / "x.json") in err and err.count("\n") == 1
-    assert figure.main([str(tmp_path / "x.json"), str(tmp_path)]) == 2
+    assert main(["bench", "figure", str(tmp_path / "x.json"), str(tmp_path)]) == 2
 
 
 def test_gpu_rows_are_a_table_for_each_kind_and_model() -> None:
@@ -70,7 +81,7 @@ def test_gpu_rows_are_a_table_for_each_kind_and_model() -> None:
 
 def test_the_figure_has_a_line_per_scheme_and_panel(tmp_path: Path) -> None:
     (tmp_path / "gpu.json").write_text(json.dumps(GPU))
-    assert figure.main([str(tmp_path / "gpu.json"), str(tmp_path / "figures")]) == 0
+    assert main(["bench", "figure", str(tmp_path / "gpu.json"), str(tmp_path / "figures")]) == 0
     root = ET.parse(tmp_path / "figures" / "llama.svg").getroot()
     lines = root.findall("{http://www.w3.org/2000/svg}polyline")
     assert len(lines) == 2 * 3  # stock and rerope, three panels; what was left out draws nothing

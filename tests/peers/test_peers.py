@@ -18,13 +18,14 @@ import transformers
 from torch.nn.functional import scaled_dot_product_attention
 
 from constructions.weave import Leaky
+from probe.commands.main import main
 from probe.errors import ProbeError
 from probe.foreign import started
 from probe.models.random import Shape
-from probe.peers import __main__ as command
 from probe.peers import compare, driver
 from probe.peers.cases import PEERS, Case, cases
-from probe.peers.compare import SAME, difference, rows, verdict
+from probe.peers.compare import SAME, Comparison, comparisons, difference, verdict
+from probe.peers.run import DRIVER
 from probe.schemes import parse_schemes
 from probe.schemes.split import dynamic_split
 
@@ -39,12 +40,12 @@ def stub(folder: Path, code: str = NOTHING) -> Path:
     return folder
 
 
-def compared(tmp_path: Path, checkout: Path, made: list[Case], grouped: bool = False) -> list[dict]:
+def compared(tmp_path: Path, checkout: Path, made: list[Case], grouped: bool = False) -> list[Comparison]:
     peer = replace(PEERS["rerope"], grouped=grouped)
     settings = {"peer": "rerope", "checkout": str(checkout), "threads": 1}
     (tmp_path / "models").mkdir()
-    with started(sys.executable, command.DRIVER, settings) as process:
-        return list(rows(peer, SHAPE, made, process, tmp_path / "models", 0))
+    with started(sys.executable, DRIVER, settings) as process:
+        return list(comparisons(peer, SHAPE, made, process, tmp_path / "models", 0))
 
 
 def test_equal_and_different_logits_through_both_processes(tmp_path: Path) -> None:
@@ -55,22 +56,22 @@ def test_equal_and_different_logits_through_both_processes(tmp_path: Path) -> No
         Case("known", "rerope(N=40)", THEIRS, "rerope(N=9)", 80, 70, differs="they clamp nothing"),
     ]
     found = compared(tmp_path, stub(tmp_path), made, grouped=True)
-    assert [(row["name"], row["kv_heads"]) for row in found] == [(case.name, kv) for kv in (2, 1) for case in made]
+    assert [(row.name, row.kv_heads) for row in found] == [(case.name, kv) for kv in (2, 1) for case in made]
     for row in found[:2]:
-        assert row["verdict"] == "equal" and row["first"] is None and max(row["inside"], row["past"]) < 1e-5
-        assert row["off_by_one"] > 100 * SAME > row["stock"]
+        assert row.verdict == "equal" and row.first is None and max(row.inside, row.past) < 1e-5
+        assert row.off_by_one > 100 * SAME > row.stock
     # min(d, N) is another position from d = N + 1 on, which is what query N + 1 sees first.
-    assert found[2]["verdict"] == "DIFFERS" and found[2]["first"] == 9 and found[2]["inside"] > 100 * SAME
-    assert found[3]["verdict"] == "differs: they clamp nothing" and found[3]["first"] == 41
-    assert found[3]["inside"] < 1e-5 and found[3]["past"] > 100 * SAME
+    assert found[2].verdict == "DIFFERS" and found[2].first == 9 and found[2].inside > 100 * SAME
+    assert found[3].verdict == "differs: they clamp nothing" and found[3].first == 41
+    assert found[3].inside < 1e-5 and found[3].past > 100 * SAME
 
 
 def test_code_that_fails_is_a_row_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(stub(tmp_path, "raise RuntimeError('q_len should be 1\\nand more')\n"))
     (tmp_path / "ids.json").write_text("[1, 2, 3]")
     process = SimpleNamespace(ask=lambda request: driver.answer("rerope", request))
-    row = compare.row(Case("all", "origin", THEIRS, "rerope", 3), 2, None, process, tmp_path)
-    assert row["verdict"] == "their code failed: RuntimeError: q_len should be 1" and "inside" not in row
+    row = compare.compared(Case("all", "origin", THEIRS, "rerope", 3), 2, None, process, tmp_path)
+    assert row.verdict == "their code failed: RuntimeError: q_len should be 1" and row.inside is None
 
 
 def test_a_process_that_ended_says_why_each_time_it_is_asked(tmp_path: Path) -> None:
@@ -188,12 +189,17 @@ def test_the_command_prints_a_table_and_writes_its_rows(
     )
     monkeypatch.setitem(PEERS, "rerope", peer)
     out = tmp_path / "out.json"
-    options = ["--peer", "rerope", "--checkout", str(stub(tmp_path)), "--python", sys.executable, "--window", "32"]
-    assert command.main([*options, "--length", "100", "--out", str(out)]) == 0
-    printed = capsys.readouterr().out
-    assert "| verdict |" in printed and "| equal |" in printed
+    stub(tmp_path)
+    options = ["--peer", "rerope", "--checkout", str(tmp_path), "--python", sys.executable, "--window", "32"]
+    assert main(["peers", *options, "--length", "100", "--out", str(out)]) == 0
+    printed = capsys.readouterr()
+    assert "| verdict |" in printed.out and "| equal |" in printed.out
+    assert "probe: all, 4 key heads: equal" in printed.err
     result = json.loads(out.read_text())
-    assert result["theirs"]["transformers"] == transformers.__version__ and result["window"] == 32
+    theirs = result["provenance"]["machine"]["theirs"]
+    assert theirs["transformers"] == transformers.__version__ and theirs["torch"] == torch.__version__
+    assert result["kind"] == "peers" and result["complete"] and result["settings"]["window"] == 32
+    assert main(["tables", str(out)]) == 0 and capsys.readouterr().out.strip() == printed.out.strip()
     assert [(row["length"], row["verdict"]) for row in result["rows"]] == [(100, "equal")]
 
 
@@ -218,6 +224,6 @@ def test_bad_input_is_one_line(
     good.mkdir()
     stub(good)
     filled = [option.format(empty=empty, good=good) for option in options]
-    assert command.main(["--peer", "rerope", "--python", sys.executable, *filled]) == 2
+    assert main(["peers", "--peer", "rerope", "--python", sys.executable, *filled]) == 2
     err = capsys.readouterr().err
     assert message in err and err.count("\n") == 1

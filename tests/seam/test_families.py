@@ -417,7 +417,7 @@ def test_blooms_window_is_seq_length_or_must_be_given(tmp_path: Path) -> None:
     for name, extra in (("with", {"seq_length": WINDOW}), ("without", {})):
         TINY["bloom"](**extra).save_pretrained(tmp_path / name)
     assert load_model(str(tmp_path / "with")).window == WINDOW
-    with pytest.raises(ProbeError, match="states no trained window; give --window"):
+    with pytest.raises(ProbeError, match="states no trained window; give one"):
         load_model(str(tmp_path / "without"))
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 
-from probe.cli import main
+from probe.commands.main import main
 from probe.errors import ProbeError
 from probe.models.load import LoadedModel, load_model
 from probe.tasks.audit import audit

@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from probe.cli import main as cli
-from probe.tasks.tables import main
+from probe.commands.main import main as cli
 
 
 def test_a_row_per_scheme_and_a_column_per_length(
@@ -20,21 +19,30 @@ def test_a_row_per_scheme_and_a_column_per_length(
         {"scheme": spec, "length": length, "accuracy": accuracy}
         for spec, length, accuracy in (("origin", 512, 1.0), ("mesa(N=64)", 512, 0.987), ("origin", 1024, 0.0))
     ]
-    result = {"model": "rope", "window": 512, "task": "passkey", "samples": 100, "seed": 1, "tail": None, "rows": rows}
+    settings = {"model": "rope", "window": 512, "task": "passkey", "samples": 100, "seed": 1, "tail": None}
+    result = {"kind": "eval", "complete": True, "settings": settings, "provenance": {}, "rows": rows}
     path = tmp_path / "eval.json"
     path.write_text(json.dumps(result))
-    assert main([str(path)]) == 0
+    assert cli(["tables", str(path)]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "`rope`, M = 512, passkey, 100 samples, seed 1", "",
         "| scheme | 512 (1M) | 1024 (2M) |", "| --- | ---: | ---: |", "| `origin` | 100% | 0% |", "| `mesa(N=64)` | 99% |  |", "",
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", '{"rows": [{}], "window": 3}', "not json"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        "{}",
+        '{"kind": "eval", "settings": {"window": 3}, "provenance": {}, "rows": [{}]}',
+        "not json",
+    ],
+)
 def test_anything_else_is_refused_in_a_line(content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "other.json"
     path.write_text(content)
-    assert main([str(path)]) == 2
+    assert cli(["tables", str(path)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("probe: error:") and error.count("\n") == 1
 
@@ -83,7 +91,7 @@ def test_an_evaluation_that_is_stopped_keeps_its_finished_rows(
         assert error.code == code
     printed = capsys.readouterr()
     result = json.loads(printed.out)
-    assert result == json.loads(out.read_text()) == json.loads(kept[0])
+    assert result == json.loads(out.read_text()) and json.loads(kept[0])["rows"] == result["rows"]
     assert not result["complete"] and [row["length"] for row in result["rows"]] == [32, 32]
     assert "not all rows were measured" in printed.err and "Traceback" not in printed.err
 
@@ -95,7 +103,7 @@ def test_an_evaluation_is_written_whole(tmp_path: Path, capsys: pytest.CaptureFi
     result = json.loads(capsys.readouterr().out)
     assert result == json.loads(out.read_text()) and result["complete"] and len(result["rows"]) == 2
     assert list(tmp_path.iterdir()) == [out]
-    assert main([str(out)]) == 0 and capsys.readouterr().out.count("\n| `origin` |") == 1
+    assert cli(["tables", str(out)]) == 0 and capsys.readouterr().out.count("\n| `origin` |") == 1
 
 
 def test_a_length_that_the_task_cannot_have_is_refused_before_any_is_run(

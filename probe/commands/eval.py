@@ -1,0 +1,51 @@
+"""`probe eval`: a task at several lengths, under several schemes."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from probe.commands import options, show
+from probe.commands.command import Command
+from probe.text import parse_numbers
+
+if TYPE_CHECKING:
+    from probe.results import Result
+
+
+def _options(parser: argparse.ArgumentParser) -> None:
+    options.add_model(parser)
+    parser.add_argument("--task", default="passkey", help="passkey or nll (default: passkey)")
+    options.add_scheme(parser, "origin")
+    options.add_lengths(parser, None, "M/4, M/2, M, 2M")
+    options.add_samples(parser, 50, "samples per length")
+    options.add_seed(parser, "of the samples")
+    parser.add_argument(
+        "--tail", type=int, help="--task nll: mean over the last so many positions (default: a quarter)"
+    )
+    options.add_output(parser)
+
+
+def _run(args: argparse.Namespace) -> None:
+    from probe.results import carry_out, writable
+    from probe.schemes import check_texts
+    from probe.tasks.evaluate import Evaluation, check_task
+
+    check_task(args.task, args.samples, args.tail)
+    check_texts(args.scheme)
+    writable(args.out)
+    lengths = None if args.lengths is None else parse_numbers(args.lengths, "lengths", ())
+    work = Evaluation(options.load(args), args.task, args.scheme, lengths, args.samples, args.seed, args.tail)
+    with options.bar(args.quiet) as (progress, close):
+
+        def shown(result: Result[Any]) -> None:
+            close()
+            show.evaluation(result, args.json)
+
+        carry_out(work, args.out, lambda line: progress(len(work.rows) / work.total, line), shown)
+
+
+COMMAND = Command(
+    "eval", "pass-key accuracy or likelihood at chosen lengths, under any scheme", _options, _run,
+    python="weavescope.load(...).evaluate(...)", words={"length": "--lengths"},
+)  # fmt: skip

@@ -1,0 +1,94 @@
+"""`probe run`: record, predict and measure."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+from probe.commands import options, show
+from probe.commands.command import Command
+from probe.text import parse_numbers
+
+_EXAMPLES = """\
+examples:
+  probe run                                       the embedded model, four windows long, every default
+  probe run --model ./my-llama --layer all --dim 0-19 --scheme origin,rerope,stair
+  probe run --scheme "origin,rerope(N=64),rerope(N=64)+logn" --length 4096 --site resid,attn
+  probe run --model "construction:3.3(M=6,N=2)" --length 200     a theorem's toy transformer
+  probe run --model meta-llama/Llama-2-7b-hf --length 12000 --input word:hello --device cuda
+
+The table shows, per scheme and dimension, the threshold H, the position where the hidden state lastingly crosses it
+(predicted) and the position where the likelihood leaves its in-window band (measured); '-' is none.
+Positions are 0-based: the trained window M is positions 0 to M-1.
+"""
+
+
+def _options(parser: argparse.ArgumentParser) -> None:
+    options.add_model(parser)
+    what = parser.add_argument_group("what is recorded")
+    what.add_argument("--layer", help="layers, 1 is the first: 1,2 or 1-4 or all (default: 1,2)")
+    what.add_argument("--dim", help="hidden dimensions, from 0: 1,6 or 0-19 or all (default: 0,1)")
+    what.add_argument("--site", default="resid", help="resid (layer output), attn, mlp, or several (default: resid)")
+    options.add_scheme(what, None, "origin,dynamic-ntk,rerope; origin,rerope,stair without RoPE")
+    what.add_argument("--length", type=int, help="tokens (default: four windows, or a file whole)")
+    what.add_argument(
+        "--input", help="word:TEXT, token:ID, ids:FILE (JSON list), text:FILE, heldout (default: word:hello)"
+    )
+    options.add_samples(what, 1, "sequences to average over, for --input heldout")
+    judge = parser.add_argument_group("how it is judged")
+    judge.add_argument(
+        "--detector",
+        help="range (seen inside the window) or paper (value at M); default: range, paper for constructions",
+    )
+    judge.add_argument("--burn-in", type=int, help="first position of the in-window reference (default: M/8)")
+    judge.add_argument("--run-length", type=int, help="positions that a crossing must last (default: max(8, M/16))")
+    judge.add_argument("--margin", type=float, default=3.0, help="robust standard deviations of slack (default: 3)")
+    how = parser.add_argument_group("how it runs")
+    how.add_argument(
+        "--backend", default="pieces", help="pieces (fast) or dense (the T x T reference; default: pieces)"
+    )
+    how.add_argument(
+        "--chunk-batch", default="auto", metavar="N",
+        help="middle chunks of a chunked prompt (mesa, star) in one call, or auto: as many as 64 MiB of activations "
+        "hold on CPU, 2 GiB on a GPU; memory and speed, not results",
+    )  # fmt: skip
+    options.add_seed(how, "of what is drawn of --input heldout")
+    how.add_argument("--out", type=options.path, help="run folder to make (default: runs/TIME-MODEL)")
+    how.add_argument("--force", action="store_true", help="replace a run that is at --out already")
+    options.add_json(how)
+    how.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _numbers(text: str | None, what: str, everything: Sequence[int]) -> tuple[int, ...] | None:
+    return None if text is None else parse_numbers(text, what, everything)
+
+
+def _run(args: argparse.Namespace) -> None:
+    from probe.studies.run import RunSettings, run_probe
+    from probe.thresholds.detectors import DetectorSettings
+
+    settings = RunSettings(
+        sites=tuple(dict.fromkeys(part.strip() for part in args.site.split(","))), schemes=args.scheme,
+        input=args.input, length=args.length, samples=args.samples, detector=args.detector,
+        detection=DetectorSettings(args.burn_in, args.run_length, args.margin), backend=args.backend,
+        chunk_batch=args.chunk_batch, seed=args.seed,
+    )  # fmt: skip
+    loaded = options.load(args)
+    settings = replace(
+        settings,
+        layers=_numbers(args.layer, "layers", range(1, loaded.layers + 1)),
+        dims=_numbers(args.dim, "dims", range(loaded.model.config.hidden_size)),
+    )
+    out = args.out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{Path(args.model).name}"
+    with options.bar(args.quiet) as (progress, _):
+        run = run_probe(loaded, settings, out, force=args.force, progress=progress)
+    show.run(run, args.json)
+
+
+COMMAND = Command(
+    "run", "record hidden states past the window, predict failure and measure it", _options, _run,
+    python="weavescope.load(...).probe(...)", more=_EXAMPLES,
+)  # fmt: skip

@@ -1,0 +1,196 @@
+"""What commands print: one JSON object, or tables to be read."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from probe.text import format_table
+
+if TYPE_CHECKING:
+    from probe.models.embedded import EmbeddedModel
+    from probe.recording.folder import Run
+    from probe.results import Result
+    from probe.schemes.presets import Row
+    from probe.seam.families import Family
+    from probe.thresholds.verdicts import Verdict
+
+TABLE_ROWS = 40
+"""Rows printed; a run over every dimension has thousands, which are all in its folder."""
+
+CANNOT_TELL = "cannot tell"
+
+
+def as_json(value: Mapping[str, Any]) -> None:
+    """One object on one line; every number in it is finite."""
+    print(json.dumps(value, allow_nan=False))
+
+
+def _said(position: int | None, untold: str | None) -> int | str:
+    """A position; "none" where there is none, and "cannot tell" where that cannot be known."""
+    if position is not None:
+        return position
+    return "none" if untold is None else CANNOT_TELL
+
+
+def summary(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
+    """Per scheme: how many dimensions predict a failure, the earliest and the median prediction, the measured one."""
+    lines = []
+    for scheme in dict.fromkeys(verdict.scheme for verdict in verdicts):
+        mine = [verdict for verdict in verdicts if verdict.scheme == scheme]
+        found = sorted(verdict.predicted for verdict in mine if verdict.predicted is not None)
+        untold = next((verdict.unpredicted for verdict in mine if verdict.unpredicted is not None), None)
+        lines.append({
+            "scheme": scheme, "failing dims": f"{len(found)} of {len(mine)}",
+            "earliest": _said(found[0] if found else None, untold),
+            "median": _said(found[len(found) // 2] if found else None, untold),
+            "measured": _said(mine[0].measured, mine[0].unmeasured),
+        })  # fmt: skip
+    return lines
+
+
+def reasons(verdicts: Sequence[Verdict]) -> list[str]:
+    """Why something cannot be told, each reason once, with the schemes that it holds for."""
+    found: dict[str, list[str]] = {}
+    for verdict in verdicts:
+        for what, why in (("predicted", verdict.unpredicted), ("measured", verdict.unmeasured)):
+            if why is not None:
+                found.setdefault(f"{what}: {why}", []).append(verdict.scheme)
+    return [f"cannot tell ({', '.join(dict.fromkeys(schemes))}) {line}" for line, schemes in found.items()]
+
+
+def run(run: Run, json_only: bool) -> None:
+    """A run's verdicts, and where its folder is."""
+    from probe.results import Result
+    from probe.thresholds.verdicts import read_verdicts
+
+    info, verdicts = run.info, read_verdicts(run)
+    if info.input.length <= info.window:
+        print(f"probe: note: {info.input.length} tokens do not reach past the window of {info.window}", file=sys.stderr)
+    if json_only:
+        as_json({"run": str(run.path), **Result("run", info.settings(), info.provenance, verdicts).to_json()})
+        return
+    print(
+        f"model {info.model}, window M = {info.window}, {info.input.length} tokens of {info.input.spec}, "
+        f"detector {info.detector}\n"
+    )
+    rows = [
+        row
+        | {
+            "predicted": _said(row["predicted"], row["unpredicted"]),
+            "measured": _said(row["measured"], row["unmeasured"]),
+        }
+        for row in verdicts[:TABLE_ROWS].to_json()
+    ]
+    columns = ("scheme", "site", "layer", "dim", "threshold", "direction", "margin", "predicted", "measured")
+    print(format_table(rows, columns))
+    if len(verdicts) > TABLE_ROWS:
+        print(f"... and {len(verdicts) - TABLE_ROWS} more in {run.path / 'thresholds.parquet'}")
+    print()
+    print(format_table(summary(verdicts), ("scheme", "failing dims", "earliest", "median", "measured")))
+    print(
+        "\npredicted: the hidden state lastingly crosses its threshold; "
+        "measured: the likelihood leaves its in-window band"
+    )
+    for line in reasons(verdicts):
+        print(line)
+    figure = run.path / "figure.html"
+    print(f"figure:  {figure if figure.exists() else 'none: plotly is not installed'}\nrun:     {run.path}")
+
+
+def evaluation(result: Result[Any], json_only: bool) -> None:
+    """Scores, a row per length and scheme."""
+    if json_only:
+        as_json(result.to_json())
+        return
+    chosen, rows = result.settings, result.rows.to_json()
+    print(
+        f"model {chosen['model']}, window M = {chosen['window']}, task {chosen['task']}, "
+        f"{chosen['samples']} samples per length, seed {chosen['seed']}\n"
+    )
+    print(format_table(rows, tuple(name for name in rows[0] if name != "weave")))
+
+
+def audit(result: Result[Any], json_only: bool) -> None:
+    """Lost shares of attention, a row per chunk width, layer and head."""
+    if json_only:
+        as_json(result.to_json())
+        return
+    chosen = result.settings
+    print(
+        f"model {chosen['model']}, {chosen['samples']} inputs of {chosen['length']} tokens ({chosen['input']}), "
+        f"chunk 0 of {chosen['first']} tokens, seed {chosen['seed']}\n"
+        "lost: share of the attention that chunked prefill would not see; uniform: that of a uniform attention\n"
+    )
+    print(format_table(result.rows.to_json(), ("chunk", "layer", "head", "lost", "lost_early", "uniform")))
+
+
+def bench(result: Result[Any], json_only: bool) -> None:
+    """A benchmark as a Markdown table; a line on stderr warns of every unsteady row."""
+    from probe.bench.rows import warnings
+    from probe.bench.tables import markdown
+
+    for line in warnings(result.rows):
+        print(f"probe: warning: {line}", file=sys.stderr)
+    if json_only:
+        as_json(result.to_json())
+    else:
+        print(markdown(result.to_json()))
+
+
+def peers(result: Result[Any], json_only: bool) -> None:
+    """A comparison with others' code as a Markdown table."""
+    from probe.peers.tables import markdown
+
+    if json_only:
+        as_json(result.to_json())
+    else:
+        print(markdown(result.to_json()))
+
+
+def models(embedded: Sequence[EmbeddedModel], families: Mapping[str, Family], json_only: bool) -> None:
+    """Embedded models, and the families of which others can be loaded."""
+    rows = [
+        {"name": row.name, "positions": row.positions, "window": row.window,
+         "trained": "yes" if (row.folder / "config.json").exists() else "no", "summary": row.summary}
+        for row in embedded
+    ]  # fmt: skip
+    if json_only:
+        positions = {name: row.positions for name, row in families.items()}
+        as_json({"embedded": rows, "families": list(families), "family_positions": positions})
+        return
+    print(format_table(rows, ("name", "positions", "window", "trained", "summary")))
+    print("\nAny local folder or hub id of these families works too, by how positions enter:")
+    loadable = [row for row in families.values() if row.head]
+    for how in dict.fromkeys(row.positions for row in loadable):
+        print(f"  {how}: {', '.join(row.model_type for row in loadable if row.positions == how)}")
+
+
+def schemes(window: int, presets: Sequence[Row], options: Sequence[Row], json_only: bool) -> None:
+    """Schemes and options, with the defaults that they have for a window."""
+    from probe.schemes.presets import shown
+
+    named, after = (
+        [
+            {"name": row.name, "rule": row.summary, "parameters": row.defaults(window), "source": row.source}
+            for row in table
+        ]
+        for table in (presets, options)
+    )
+    if json_only:
+        as_json({"window": window, "schemes": named, "extras": [row["name"] for row in after], "options": after})
+        return
+
+    def table(rows: Sequence[dict[str, Any]]) -> str:
+        given = [", ".join(f"{key}={shown(value)}" for key, value in row["parameters"].items()) or None for row in rows]
+        cells = [row | {"parameters": text} for row, text in zip(rows, given, strict=True)]
+        return format_table(cells, ("name", "parameters", "rule", "source"))
+
+    print(table(named))
+    print(f"\nafter a '+':\n{table(after)}")
+    print(
+        f"\ndefaults for a window of {window}; override with name(N=64,E=8), add parts with name+logn, "
+        "or another scheme's choices with stair+yarn"
+    )
