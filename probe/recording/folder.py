@@ -24,49 +24,95 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from probe.errors import ProbeError
+from probe.errors import FieldError, ProbeError, literal
 from probe.recording.info import FORMAT, RunInfo
 from probe.recording.place import Place
 
 
 def _target(path: Path, force: bool) -> None:
-    """Refuse a target that would lose something."""
+    """Refuse a target that would lose something.
+
+    Raises:
+        FieldError: it is a file, or holds something; with `force` anything but a run.
+    """
     if path.exists() and not path.is_dir():
-        raise ProbeError(f"--out {path}: expected a folder, found a file")
+        raise FieldError("out", "a folder, found a file", value=path)
     if not path.is_dir() or not any(path.iterdir()):
         return
     if not (path / "run.json").exists():
-        raise ProbeError(f"--out {path}: the folder is not empty and holds no run; name a new one")
+        raise FieldError("out", hint="the folder is not empty and holds no run; name a new one", value=path)
     if not force:
-        raise ProbeError(f"--out {path}: a run is there already; name a new folder or give --force to replace it")
+        raise FieldError(
+            "out", hint="a run is there already; name a new folder or give {force} to replace it", value=path
+        )
 
 
 @contextmanager
 def new_run_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
     """A folder to write a run into; it takes its real name when the context ends well and vanishes otherwise.
 
+    What is finished is never lost: where the place has been taken meanwhile, the run stays beside it.
+
     Args:
-        path: the run folder to be.
+        path: the run folder to be; a link leads to the folder to be.
         force: replace a run that is there already (only once the new one is whole).
 
     Raises:
-        ProbeError: the place is not writable, or is taken.
+        FieldError: the place is not writable, or is taken; one that was taken since the start is told with where the
+            finished run is.
     """
-    path = path.expanduser().absolute()
+    named = path.expanduser().absolute()
     try:
-        _target(path, force)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{path.name}.part-", dir=path.parent))
-    except OSError as error:
-        raise ProbeError(f"--out {path}: cannot write there ({error.strerror})") from None
+        place = named.resolve()
+        _target(place, force)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{place.name}.part-", dir=place.parent))
+    except (OSError, RuntimeError) as error:  # a loop of links
+        said = getattr(error, "strerror", None) or str(error)
+        raise FieldError("out", hint=f"cannot write there ({literal(said)})", value=named) from None
     try:
         yield part
         part.chmod(0o755)
-        if path.exists():
-            shutil.rmtree(path)
-        part.replace(path)
-    finally:
+    except BaseException:
         shutil.rmtree(part, ignore_errors=True)
+        raise
+    _take_place(part, place, named, force)
+
+
+def _take_place(part: Path, place: Path, named: Path, force: bool) -> None:
+    """Give a finished folder its name. Renaming fails where anything but an empty folder is there, so nobody's work is
+    replaced unless it is a run and `force` says so.
+
+    Raises:
+        FieldError: the place is taken; the message says where the finished run is.
+    """
+    aside = part.with_name(f"{part.name}.old")
+    try:
+        _target(place, force)
+        if force and place.is_dir() and any(place.iterdir()):
+            place.rename(aside)
+        part.rename(place)
+    except (OSError, FieldError) as error:
+        if aside.exists() and not place.exists():
+            aside.rename(place)
+        kept = _kept(part, place)
+        said = error.strerror if isinstance(error, OSError) else "it was taken while the run went on"
+        raise FieldError(
+            "out", hint=f"cannot be written ({literal(said)}); the finished run is in {literal(kept)}", value=named
+        ) from None
+    finally:
+        if place.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _kept(part: Path, place: Path) -> Path:
+    """A finished folder under a name that can be seen, beside its place; under its temporary one where that fails."""
+    seen = place.with_name(part.name.removeprefix("."))
+    try:
+        part.rename(seen)
+    except OSError:
+        return part
+    return seen
 
 
 def write_json(path: Path, value: object) -> None:

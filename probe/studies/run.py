@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,13 +20,13 @@ from probe.models.load import LoadedModel
 from probe.provenance import Provenance
 from probe.recording.folder import Run, new_run_folder, write_json, write_table, write_trace
 from probe.recording.hooks import Recording, check_sites, record
-from probe.recording.info import DetectionRecord, InputRecord, RunInfo, SchemeRecord
+from probe.recording.info import DetectionRecord, RunInfo, SchemeRecord
 from probe.recording.place import Place
 from probe.recording.sites import SITES
 from probe.schemes import ORIGIN, Scheme, check_texts, make_scheme, resolve_schemes
 from probe.seam.apply import BACKENDS, apply_scheme, check_scheme
 from probe.seam.chunked_prefill import check_chunk_batch
-from probe.tasks.inputs import make_input
+from probe.tasks.inputs import Drawn, Ids, draw_input
 from probe.tasks.nll import nll_per_position, not_finite
 from probe.thresholds.detectors import DETECTORS, DetectorSettings, check_burn_in
 from probe.thresholds.verdicts import Recorded, Verdict, judge
@@ -51,7 +50,7 @@ class RunSettings:
         dims: 0 is the first; "all".
         sites: names in `SITES`.
         schemes: text such as "origin,rerope(N=64)", scheme objects, or both in a list.
-        input: as `make_input` takes it.
+        input: text such as "word:hello", or token ids; as `draw_input` takes it.
         length: tokens; None is four windows, or a file whole.
         samples: sequences to average over, for inputs that have several.
         detector: of `DETECTORS`.
@@ -68,7 +67,7 @@ class RunSettings:
     dims: Numbers = None
     sites: Sequence[str] = ("resid",)
     schemes: SchemesAsked = None
-    input: str | None = None
+    input: str | Ids | None = None
     length: int | None = None
     samples: int = 1
     detector: str | None = None
@@ -106,10 +105,14 @@ class Plan:
     sites: tuple[str, ...]
     asked: list[Scheme]
     schemes: list[Scheme]
-    ids: Int[Tensor, "samples length"]
-    input: str
+    input: Drawn
     detector: str
     chosen: RunSettings
+
+    @property
+    def ids(self) -> Int[Tensor, "samples length"]:
+        """What every scheme reads."""
+        return self.input.ids
 
     @property
     def length(self) -> int:
@@ -136,12 +139,12 @@ def resolve(loaded: LoadedModel, settings: RunSettings) -> Plan:
     check_sites(loaded.model, loaded.family, sites, layers, dims)
     asked = resolve_schemes(loaded.schemes if settings.schemes is None else settings.schemes, loaded.window)
     spec = loaded.input if settings.input is None else settings.input
-    ids = make_input(loaded, spec, settings.length, settings.samples, settings.seed)
+    drawn = draw_input(loaded, spec, settings.length, settings.samples, settings.seed)
     for scheme in asked:
         check_scheme(loaded.model, scheme)
-        scheme.weave_at(ids.shape[1])  # an input that it does not reach is refused before anything runs
+        scheme.weave_at(drawn.ids.shape[1])  # an input that it does not reach is refused before anything runs
     schemes = [make_scheme(ORIGIN, loaded.window), *(scheme for scheme in asked if scheme.spec != ORIGIN)]
-    return Plan(layers, dims, sites, asked, schemes, ids, spec, settings.detector or loaded.detector, settings)
+    return Plan(layers, dims, sites, asked, schemes, drawn, settings.detector or loaded.detector, settings)
 
 
 @dataclass(frozen=True)
@@ -333,7 +336,7 @@ def _info(loaded: LoadedModel, plan: Plan, passes: dict[str, Pass]) -> RunInfo:
         sites=plan.sites,
         schemes={one.spec: _scheme_record(one, length, passes[one.spec].seconds) for one in plan.schemes},
         shown=tuple(scheme.spec for scheme in plan.asked),
-        input=InputRecord(plan.input, length, len(plan.ids), hashlib.sha256(plan.ids.numpy().tobytes()).hexdigest()),
+        input=plan.input.record(),
         detector=plan.detector,
         detection=DetectionRecord(
             **asdict(settings.detection), burn_in_used=used.burn_in or 0, run_length_used=used.run_length or 0

@@ -39,7 +39,7 @@ def draw_passkeys(loaded: LoadedModel, length: int, samples: int, seed: int) -> 
     tokenizer = loaded.tokenizer_for("task passkey")
     least = minimum_length(tokenizer)
     if length < least:
-        raise FieldError("lengths", f"at least {least} tokens of this tokenizer, which a pass key needs", length)
+        raise FieldError("lengths", hint=f"a pass key needs at least {least} tokens of this tokenizer, got {length}")
     rng = np.random.default_rng((seed, length))
     depths = (np.arange(samples) + rng.random(samples)) / samples
     return [passkey_sample(tokenizer, length, float(depth), rng) for depth in depths]

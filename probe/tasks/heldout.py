@@ -10,9 +10,10 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from probe.errors import ProbeError
+from probe.errors import FieldError
 from probe.models.load import LoadedModel
 from probe.tasks.corpus import documents
+from probe.tasks.encoding import encode, first_token
 
 
 def heldout_tokens(loaded: LoadedModel) -> Int[Tensor, " tokens"]:
@@ -25,22 +26,19 @@ def _encoded(tokenizer: PreTrainedTokenizerBase) -> Int[Tensor, " tokens"]:
     """Kept for the next length: encoding takes a second."""
     ids: list[int] = []
     for _, text in documents("heldout"):
-        ids += tokenizer.encode(text, add_special_tokens=False)
+        ids += encode(tokenizer, text)
         if tokenizer.eos_token_id is not None:
             ids.append(tokenizer.eos_token_id)
     return torch.tensor(ids)
 
 
 def heldout_batch(loaded: LoadedModel, length: int, samples: int, seed: int) -> Int[Tensor, "samples length"]:
-    """[samples, length] windows of held-out text from random places, `<bos>` first where there is one."""
+    """[samples, length] windows of held-out text from random places, behind what the tokenizer puts first."""
     stream = heldout_tokens(loaded)
-    bos = loaded.tokenizer.bos_token_id if loaded.tokenizer else None
-    head = [] if bos is None else [bos]
+    head = list(first_token(loaded.tokenizer, loaded.model.config).ids)
     body = length - len(head)
     if len(stream) <= body:
-        raise ProbeError(
-            f"the held-out text has {len(stream)} tokens of this tokenizer: expected a shorter length, got {length}"
-        )
+        raise FieldError("length", f"less than the {len(stream)} tokens that the held-out text has", length)
     # One start in each of `samples` equal parts of the stream: random, and overlapping as little as they can.
     rng = np.random.default_rng((seed, length))
     starts = ((np.arange(samples) + rng.random(samples)) / samples * (len(stream) - body)).astype(int)

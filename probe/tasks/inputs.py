@@ -2,122 +2,245 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Int
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from probe.errors import FieldError, literal, unknown
 from probe.models.load import LoadedModel
+from probe.recording.info import InputRecord
+from probe.tables import Table
+from probe.tasks.encoding import First, encode, encode_prefix, first_token, repeated_unit
 from probe.tasks.heldout import heldout_batch
 
-KINDS = ("word:TEXT", "token:ID", "ids:FILE", "text:FILE", "heldout")
+Ids = Sequence[int] | Sequence[Sequence[int]] | NDArray[Any] | Tensor
+"""Token ids as they are: of one sequence, or of several of equal length."""
 
 
-def _tokenizer(loaded: LoadedModel, spec: str) -> PreTrainedTokenizerBase:
-    return loaded.tokenizer_for(f"input {spec}", "use token:ID or ids:FILE")
+@dataclass(frozen=True)
+class Drawn:
+    """An input: its ids [samples, length], and what a run writes down of it."""
+
+    ids: Int[Tensor, "samples length"]
+    spec: str
+    notes: Mapping[str, Any]
+
+    def record(self) -> InputRecord:
+        """Spec, size and notes, with the SHA-256 of the ids."""
+        digest = hashlib.sha256(self.ids.numpy().tobytes()).hexdigest()
+        return InputRecord(self.spec, self.ids.shape[1], len(self.ids), digest, self.notes)
 
 
-def _bos(loaded: LoadedModel) -> list[int]:
-    bos = getattr(loaded.tokenizer, "bos_token_id", None)
-    bos = bos if bos is not None else loaded.model.config.bos_token_id
-    return [bos] if isinstance(bos, int) else []
+@dataclass(frozen=True)
+class Request:
+    """What is asked of an input kind."""
+
+    loaded: LoadedModel
+    spec: str
+    value: str
+    length: int | None
+    samples: int
+    seed: int
+
+    @property
+    def wanted(self) -> int:
+        """Tokens: those asked for, or four windows."""
+        return 4 * self.loaded.window if self.length is None else self.length
 
 
-def _read(path: str, spec: str) -> str:
+@dataclass(frozen=True)
+class InputKind:
+    """One row: a way to come by token ids.
+
+    Attributes:
+        name: what stands before the colon.
+        argument: what stands behind it, in one word; empty where nothing does.
+        help: what it is, in a few words.
+        draw: from a request, the ids of each sequence, and notes for the run's record.
+        several: whether it has more than one sample.
+    """
+
+    name: str
+    argument: str
+    help: str
+    draw: Callable[[Request], tuple[Sequence[Sequence[int]] | Tensor, Mapping[str, Any]]]
+    several: bool = False
+
+    @property
+    def form(self) -> str:
+        """How it is written: "word:TEXT"."""
+        return f"{self.name}:{self.argument}" if self.argument else self.name
+
+
+def _tokenizer(ask: Request) -> PreTrainedTokenizerBase:
+    return ask.loaded.tokenizer_for(f"input {ask.spec}", "use token:ID or ids:FILE")
+
+
+def _first(loaded: LoadedModel) -> First:
+    return first_token(loaded.tokenizer, loaded.model.config)
+
+
+def _read(ask: Request) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise FieldError("input", hint=f"cannot read {literal(path)}: {type(error).__name__}", value=spec) from None
+        return Path(ask.value).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        said = f"cannot read {literal(ask.value)}: {type(error).__name__}"
+        raise FieldError("input", hint=said, value=ask.spec) from None
 
 
-def _repeated(loaded: LoadedModel, unit: list[int], length: int) -> list[int]:
-    bos = _bos(loaded)
-    return (bos + unit * (length // max(1, len(unit)) + 1))[:length]
+def _repeated(ask: Request, unit: list[int]) -> tuple[list[list[int]], Mapping[str, Any]]:
+    first = _first(ask.loaded)
+    ids = [*first.ids, *unit * (ask.wanted // max(1, len(unit)) + 1)][: ask.wanted]
+    return [ids], {"first": first.source, "unit": unit}
 
 
-def _listed(path: str, spec: str) -> list[int]:
+def _word(ask: Request) -> tuple[list[list[int]], Mapping[str, Any]]:
+    if not ask.value.strip():
+        raise FieldError("input", "a word after 'word:'", "none", value=ask.spec)
+    return _repeated(ask, repeated_unit(_tokenizer(ask), ask.value, ask.spec))
+
+
+def _token(ask: Request) -> tuple[list[list[int]], Mapping[str, Any]]:
     try:
-        ids = json.loads(_read(path, spec))
-    except json.JSONDecodeError as error:
-        raise FieldError("input", f"a JSON list of token ids ({error})", value=spec) from None
-    if not isinstance(ids, list) or not all(isinstance(token, int) and not isinstance(token, bool) for token in ids):
-        raise FieldError("input", "a JSON list of integers", value=spec)
-    return ids
-
-
-def _given(ids: list[int], length: int | None, spec: str) -> list[int]:
-    if length is not None and len(ids) < length:
-        raise FieldError(
-            "input", hint=f"has {len(ids)} tokens, {{length}} asks for {length}; give a longer file", value=spec
-        )
-    return ids[:length]
-
-
-def _word(loaded: LoadedModel, value: str, spec: str) -> list[int]:
-    # A leading space: inside a text that is how the word occurs, and most tokenizers have it whole only so.
-    unit: list[int] = _tokenizer(loaded, spec).encode(" " + value, add_special_tokens=False)
-    if not value.strip() or not unit:
-        raise FieldError("input", "a word after 'word:'", "none", value=spec)
-    return unit
-
-
-def _token(value: str, spec: str) -> list[int]:
-    try:
-        return [int(value)]
+        return _repeated(ask, [int(ask.value)])
     except ValueError:
-        raise FieldError("input", "an integer token id", repr(value), value=spec) from None
+        raise FieldError("input", "an integer token id", repr(ask.value), value=ask.spec) from None
 
 
-def make_input(
-    loaded: LoadedModel, spec: str, length: int | None, samples: int = 1, seed: int = 0
-) -> Int[Tensor, "samples length"]:
-    """Token ids for an input spec, `<bos>` first where the model has one (files of ids are taken as they are).
+def _ids(ask: Request) -> tuple[list[list[int]], Mapping[str, Any]]:
+    try:
+        ids = json.loads(_read(ask))
+    except json.JSONDecodeError as error:
+        raise FieldError("input", f"a JSON list of token ids ({literal(error)})", value=ask.spec) from None
+    if not isinstance(ids, list) or not all(isinstance(token, int) and not isinstance(token, bool) for token in ids):
+        raise FieldError("input", "a JSON list of integers", value=ask.spec)
+    return [_given(ids, ask)], {}
 
-    A repeated word lets nothing but position vary; `heldout` is ordinary text that the embedded models have not seen, of which
-    several samples average out what the tokens say and leave what the position does.
+
+def _text(ask: Request) -> tuple[list[list[int]], Mapping[str, Any]]:
+    text, tokenizer, first = _read(ask), _tokenizer(ask), _first(ask.loaded)
+    if not text:
+        raise FieldError("input", "a file with some text", "an empty one", value=ask.spec)
+    ids = encode(tokenizer, text) if ask.length is None else encode_prefix(tokenizer, text, ask.length)
+    return [_given([*first.ids, *ids], ask)], {"first": first.source}
+
+
+def _heldout(ask: Request) -> tuple[Tensor, Mapping[str, Any]]:
+    ids = heldout_batch(ask.loaded, max(2, ask.wanted), ask.samples, ask.seed)
+    return ids, {"first": _first(ask.loaded).source}
+
+
+def _given(ids: list[int], ask: Request) -> list[int]:
+    if ask.length is not None and len(ids) < ask.length:
+        raise FieldError(
+            "input", hint=f"has {len(ids)} tokens, {{length}} asks for {ask.length}; give a longer file", value=ask.spec
+        )
+    return ids[: ask.length]
+
+
+INPUTS: Table[InputKind] = Table(
+    "input kind",
+    InputKind,
+    (
+        InputKind("word", "TEXT", "a word, repeated: nothing but position varies", _word),
+        InputKind("token", "ID", "a token id, repeated", _token),
+        InputKind("ids", "FILE", "a JSON list of token ids, taken as they are", _ids),
+        InputKind("text", "FILE", "a UTF-8 text", _text),
+        InputKind("heldout", "", "text that the embedded models were not trained on", _heldout, several=True),
+    ),
+)
+
+
+def inputs_help() -> str:
+    """How inputs are written, for help texts: "word:TEXT, token:ID, ..."."""
+    return ", ".join(row.form for row in INPUTS.values())
+
+
+def _kind(spec: str) -> tuple[InputKind, str]:
+    """The row of a spec, and what stands behind its colon.
+
+    Raises:
+        ProbeError: there is no such kind.
+    """
+    name, colon, value = spec.partition(":")
+    if name not in INPUTS or bool(colon) != bool(INPUTS[name].argument):
+        raise unknown("input kind", spec, [row.form for row in INPUTS.values()])
+    return INPUTS[name], value
+
+
+def draw_input(
+    loaded: LoadedModel, spec: str | Ids, length: int | None = None, samples: int = 1, seed: int = 0
+) -> Drawn:
+    """Token ids for an input, with what a run writes down of them.
+
+    A repeated word lets nothing but position vary; `heldout` is ordinary text that the embedded models have not seen, of
+    which several samples average out what the tokens say and leave what the position does.
 
     Args:
         loaded: the model, for its tokenizer and vocabulary.
-        spec: one of `KINDS`.
-        length: tokens; None takes a file whole, and four windows of anything else.
-        samples: sequences to draw; only `heldout` has more than one.
+        spec: text that names one of `INPUTS`, such as "word:hello"; or token ids, which are taken as they are.
+        length: tokens; None takes a file or ids whole, and four windows of anything else.
+        samples: sequences to draw, of inputs that have several.
         seed: draws the held-out windows.
 
     Raises:
         ProbeError: an unreadable, too short or ill-formed input, or ids outside the vocabulary.
     """
-    if samples < 1 or (samples > 1 and spec != "heldout"):
-        expected = "at least 1" if spec == "heldout" else f"1 for {{input}} {literal(spec)}, which is one sequence"
+    if not isinstance(spec, str):
+        return _as_given(loaded, spec, length)
+    kind, value = _kind(spec)
+    if samples < 1 or (samples > 1 and not kind.several):
+        expected = "at least 1" if kind.several else f"1 for {{input}} {literal(spec)}, which is one sequence"
         raise FieldError("samples", expected, samples)
-    kind, _, value = spec.partition(":")
-    wanted = 4 * loaded.window if length is None else length
-    if spec == "heldout":
-        return heldout_batch(loaded, max(2, wanted), samples, seed)
-    if kind == "word":
-        ids = _repeated(loaded, _word(loaded, value, spec), wanted)
-    elif kind == "token":
-        ids = _repeated(loaded, _token(value, spec), wanted)
-    elif kind == "ids":
-        ids = _given(_listed(value, spec), length, spec)
-    elif kind == "text":
-        text = _tokenizer(loaded, spec).encode(_read(value, spec), add_special_tokens=False)
-        ids = _given(_bos(loaded) + text, length, spec)
-    else:
-        raise unknown("input kind", spec, KINDS)
-    _check(loaded, ids, spec)
-    return torch.tensor([ids])
+    rows, notes = kind.draw(Request(loaded, spec, value, length, samples, seed))
+    return Drawn(_checked(loaded, rows, spec), spec, notes)
 
 
-def _check(loaded: LoadedModel, ids: list[int], spec: str) -> None:
-    vocabulary = loaded.model.get_input_embeddings().num_embeddings
-    if len(ids) < 2:
-        raise FieldError("length", "at least 2 tokens", len(ids))
-    outside = [token for token in ids if not 0 <= token < vocabulary]
-    if outside:
+def make_input(
+    loaded: LoadedModel, spec: str | Ids, length: int | None = None, samples: int = 1, seed: int = 0
+) -> Int[Tensor, "samples length"]:
+    """The token ids of `draw_input` alone."""
+    return draw_input(loaded, spec, length, samples, seed).ids
+
+
+def _as_given(loaded: LoadedModel, ids: Ids, length: int | None) -> Drawn:
+    """Ids that somebody has already: [length] or [samples, length]."""
+    try:
+        found = torch.as_tensor(ids).cpu()
+    except (TypeError, ValueError, RuntimeError):
         raise FieldError(
-            "input", hint=f"token id {outside[0]} is outside the vocabulary 0 to {vocabulary - 1}", value=spec
+            "input", "token ids of one sequence, or of several of equal length", type(ids).__name__
+        ) from None
+    found = found[None] if found.ndim == 1 else found
+    if found.ndim != 2 or found.is_floating_point() or found.dtype == torch.bool:
+        raise FieldError("input", "whole numbers [length] or [samples, length]", f"{found.dtype} {tuple(found.shape)}")
+    if length is not None and found.shape[1] < length:
+        raise FieldError("input", hint=f"has {found.shape[1]} tokens, {{length}} asks for {length}; give more ids")
+    return Drawn(_checked(loaded, found.long()[:, :length], "ids"), "ids", {})
+
+
+def _checked(loaded: LoadedModel, rows: Sequence[Sequence[int]] | Tensor, spec: str) -> Int[Tensor, "samples length"]:
+    """The ids as a tensor, once they are known to be the model's.
+
+    Raises:
+        FieldError: fewer than two, or one outside the vocabulary.
+    """
+    ids = rows if isinstance(rows, Tensor) else torch.tensor([list(row) for row in rows])
+    vocabulary = loaded.model.get_input_embeddings().num_embeddings
+    if ids.shape[1] < 2:
+        raise FieldError("length", "at least 2 tokens", ids.shape[1])
+    outside = ids[(ids < 0) | (ids >= vocabulary)]
+    if len(outside):
+        raise FieldError(
+            "input", hint=f"token id {int(outside[0])} is outside the vocabulary 0 to {vocabulary - 1}", value=spec
         )
+    return ids

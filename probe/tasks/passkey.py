@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from probe.tasks.encoding import encode, encode_inside, first_token
+
 TASK = "There is a pass key hidden in this text. Find it and remember it."
 FILLER = (" The grass is green.", " The sky is blue.", " The sun is yellow.", " Here we go.", " There and back again.")
 NEEDLE = " The pass key is {key}. Remember it. {key} is the pass key."
@@ -33,13 +35,11 @@ class PasskeySample:
 
 def _pieces(tokenizer: PreTrainedTokenizerBase, key: str) -> tuple[list[int], list[int], list[int], list[int]]:
     """Token ids of head, needle, question and answer."""
-    bos = tokenizer.bos_token_id
-    encode = lambda text: tokenizer.encode(text, add_special_tokens=False)  # noqa: E731
     return (
-        ([] if bos is None else [bos]) + encode(TASK),
-        encode(NEEDLE.format(key=key)),
-        encode(QUESTION),
-        encode(ANSWER.format(key=key)),
+        [*first_token(tokenizer, None).ids, *encode(tokenizer, TASK)],
+        encode_inside(tokenizer, NEEDLE.format(key=key)),
+        encode_inside(tokenizer, QUESTION),
+        encode_inside(tokenizer, ANSWER.format(key=key)),
     )
 
 
@@ -70,7 +70,7 @@ def passkey_sample(
     """Draw one sample.
 
     Args:
-        tokenizer: encodes the texts; its `bos` token, if any, starts the prompt.
+        tokenizer: encodes the texts; what it puts before every text starts the prompt.
         length: tokens of prompt and answer together.
         depth: share of the filler that comes before the needle, 0 to 1.
         rng: draws the key and where the filler starts.
@@ -87,7 +87,7 @@ def passkey_sample(
     room = length - sum(map(len, (head, needle, question, answer)))
     if room < 0:
         raise ValueError(f"length: expected at least {length - room} tokens to hold a pass key, got {length}")
-    sentences = filler or [tokenizer.encode(text, add_special_tokens=False) for text in FILLER]
+    sentences = filler or [encode_inside(tokenizer, text) for text in FILLER]
     before = round(depth * room)
     prompt = head + _fill(sentences, before, rng)
     start = len(prompt)

@@ -83,7 +83,7 @@ def test_ids_are_taken_as_they_are(loaded: LoadedModel, tmp_path: Path) -> None:
     path.write_text(json.dumps(list(range(3, 90))))
     assert make_input(loaded, f"ids:{path}", 10).tolist() == [list(range(3, 13))]
     assert make_input(loaded, f"ids:{path}", None).shape == (1, 87)
-    with pytest.raises(ProbeError, match="has 87 tokens, --length asks for 88"):
+    with pytest.raises(ProbeError, match="has 87 tokens, length asks for 88"):
         make_input(loaded, f"ids:{path}", 88)
 
 
