@@ -34,7 +34,13 @@ SLACK = "Robust standard deviations by which the in-window range, and the likeli
 SITE = "Where values were recorded: " + ", ".join(f"`{row.name}` {row.help}" for row in SITES.values()) + "."
 
 
-_LABELS = {"chunk_batch": "chunks in one call", "allow_pickle": "the option allow-pickle of 'probe run'"}
+_LABELS = {
+    "layers": "layer",
+    "dims": "dim",
+    "sites": "site",
+    "schemes": "scheme",
+    "allow_pickle": "the option allow-pickle of 'probe run'",
+}
 """Fields that are not called by their own words."""
 
 

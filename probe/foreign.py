@@ -1,8 +1,8 @@
 """Other people's code beside ours: a process in the user's interpreter, and weights and ids that both sides load.
 
-The code of others stays in the user's checkout, and runs with the releases it was written for. What runs in that process
-is a driver: a file of this package that imports nothing of it at the top, reads one JSON object a line, and answers with
-one.
+The code of others stays in the user's checkout, and runs with the releases it was written for. What runs in that
+process is a driver: a file of this package that imports nothing of it at the top, reads one JSON object a line, and
+answers with one.
 """
 
 from __future__ import annotations

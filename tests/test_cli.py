@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
+import ast
 import json
+import pkgutil
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -17,12 +21,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from probe.commands.ending import exit_code
-from probe.commands.main import main
-from probe.errors import ProbeError
+from probe.commands.ending import exit_code, flags
+from probe.commands.main import build_parser, main
+from probe.errors import FieldError, ProbeError, literal, unknown
 from probe.recording.folder import Run
 from probe.text import format_table, parse_numbers
 
+ROOT = Path(__file__).parents[1]
 Cli = Callable[..., subprocess.CompletedProcess]
 BASE = ("--input", "token:5", "--length", "200", "--scheme", "origin,rerope")
 
@@ -270,7 +275,10 @@ def test_a_second_signal_ends_a_long_computation_at_once(number: signal.Signals)
     endless = (
         "hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)"  # minutes inside one call, as a large product of matrices
     )
-    code = f"import hashlib; from probe.commands.ending import *\nwith stoppable():\n print('ready', flush=True); exit_code(lambda: {endless})"
+    code = (
+        "import hashlib; from probe.commands.ending import *\n"
+        f"with stoppable():\n print('ready', flush=True); exit_code(lambda: {endless})"
+    )
     listening = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, preexec_fn=listening) as process:
         assert process.stdout is not None and process.stdout.readline() == b"ready\n"
@@ -361,3 +369,93 @@ def test_the_rest_is_refused_before_anything_is_computed(
 
     monkeypatch.setattr(runner, "run_pass", compute)
     assert main(["run", "--model", str(tiny_folder), *BASE, *arguments, "--out", str(tmp_path / "r"), "--quiet"]) == 2
+
+
+def leaves(
+    parser: argparse.ArgumentParser, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], argparse.ArgumentParser]]:
+    """Every subcommand's parser."""
+    groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    for group in groups:
+        for name, member in group.choices.items():
+            yield from leaves(member, (*path, name))
+    if not groups:
+        yield path, parser
+
+
+def test_every_subcommand_says_what_it_is_in_python() -> None:
+    helps = {path: parser.format_help() for path, parser in leaves(build_parser())}
+    assert {("run",), ("eval",), ("audit",), ("peers",), ("tables",), ("train",), ("accept",)} <= set(helps)
+    assert {("bench", what) for what in ("attention", "prefill", "decode", "memory", "gpu", "official", "figure")} | {
+        ("figure", "schemes"),
+        ("figure", "mesa"),
+    } <= set(helps)
+    for path, text in helps.items():
+        last = text.strip().splitlines()[-1]
+        assert last.startswith("In Python: "), path
+        named = re.match(r"In Python: (probe(?:\.\w+)+)", last)
+        if named is not None:  # what is not the public face is there
+            assert pkgutil.resolve_name(named[1]), path
+
+
+def test_seeds_are_0_everywhere_unless_given() -> None:
+    seeds = {path: parser.get_default("seed") for path, parser in leaves(build_parser())}
+    assert {path for path, seed in seeds.items() if seed is not None} >= {("run",), ("eval",), ("peers",), ("accept",)}
+    assert set(seeds.values()) == {0, None}  # None: the command draws nothing
+
+
+def test_help_needs_no_heavy_library() -> None:
+    heavy = ("torch", "numpy", "transformers", "pandas")
+    code = (
+        "import sys; from probe.commands.main import build_parser; build_parser().format_help()\n"
+        f"print(*(set({heavy!r}) & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_a_slip_in_a_name_is_told_what_there_is(capsys: pytest.CaptureFixture) -> None:
+    for arguments, says in (
+        (["evla"], "unknown command 'evla'; known: run, eval,"),
+        (["bench", "gpus"], "unknown benchmark 'gpus'; known: attention,"),
+        (["figure", "masa"], "did you mean mesa?"),
+        (["train", "ropes"], "unknown embedded model 'ropes'; known: rope,"),
+        (["peers", "--peer", "reropy", "--checkout", ".", "--python", "p"], "unknown peer 'reropy'; known: rerope,"),
+        (["train", "rope", "--steps", "0"], "--steps: expected at least 1, got 0"),
+        (["accept", "rope", "--samples", "3"], "--samples: expected at least 10, got 3"),
+        (["figure", "mesa", "/tmp", "--length", "9"], "--length: expected more than the window of 512, got 9"),
+    ):
+        assert main(arguments) == 2
+        printed = capsys.readouterr()
+        assert says in printed.err and printed.err.count("\n") == 1 and printed.out == ""
+
+
+def test_a_place_that_cannot_be_written_is_called_as_the_command_calls_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    for what in ("schemes", "mesa"):
+        assert main(["figure", what, str(tmp_path / "file" / "in")]) == 2
+        err = capsys.readouterr().err
+        assert err.startswith(f"probe: error: DIR {tmp_path / 'file' / 'in'}: cannot write there") and "\n" in err
+
+
+def test_each_face_words_a_field() -> None:
+    error = FieldError("chunk_batch", "less than {run_length}", 4, hint=f"not {literal('{length}')}")
+    assert str(error) == "chunk_batch: expected less than run_length, got 4; not {length}"
+    assert error.worded(flags()) == "--chunk-batch: expected less than --run-length, got 4; not {length}"
+    assert error.worded(flags({"run_length": "RUN"})) == "--chunk-batch: expected less than RUN, got 4; not {length}"
+    assert FieldError("layers", "some", "none").worded(flags()) == "--layer: expected some, got none"
+    assert unknown("key of {model}", "{length}", ["a"]).worded(flags()) == "unknown key of --model '{length}'; known: a"
+
+
+def test_nothing_below_the_command_line_knows_its_options() -> None:
+    """Messages name fields, and a face words them. (Tasks and run folders are converted beside this.)"""
+    found = []
+    for path in sorted(ROOT.glob("probe/**/*.py")):
+        room = path.relative_to(ROOT / "probe").parts[0]
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if room != "commands" and isinstance(node, ast.Raise):
+                texts = [part.value for part in ast.walk(node) if isinstance(part, ast.Constant)]
+                found += [str(path) for text in texts if isinstance(text, str) and re.search(r"(^|\s)--[a-z]", text)]
+    assert {Path(path).parent.name for path in found} <= {"tasks", "recording"}, found

@@ -148,8 +148,8 @@ def why_not(
 def expected_seconds(length: int, taken: dict[int, float]) -> float | None:
     """What a length will take, from the two longest that are shorter: a power of the length, at most its square.
 
-    A little is added to the power that the two show, since attention's share grows. With one to go by it is the square; with
-    none, None.
+    A little is added to the power that the two show, since attention's share grows. With one to go by it is the square;
+    with none, None.
     """
     shorter = sorted(other for other in taken if other < length)
     if not shorter:
@@ -254,7 +254,7 @@ class Runner:
             return replace(row, peak_bytes=peak())
 
     def first_token(self, model: PreTrainedModel, ids: torch.Tensor) -> tuple[Any, float]:
-        """The output, and the seconds from token ids on the device to the last position's logits, with the cache filled."""
+        """The output, and the seconds from ids on the device to the last position's logits, with the cache filled."""
         synchronize(self.device)
         began = time.perf_counter()
         after = prefill(model, ids)
@@ -284,7 +284,7 @@ def _reason(error: Exception) -> str:
 
 
 def run_items(runner: Runner, items: Sequence[Item], log: Log, deadline: float) -> Iterator[str]:
-    """Measure what the budget allows, in order; what is left out gets a row with the reason. Yields every row's line."""
+    """Measure what the budget allows, in order; what is left out gets a row that says why. Yields every row's line."""
     taken: dict[Item, float] = {}
     failed: dict[Item, str] = {}
     for item in items:

@@ -1,7 +1,7 @@
 """Peak memory of one benchmark row, above the loaded model.
 
-On CUDA the allocator says it. On CPU every row has a process of its own, since a process never forgets its highest mark and
-memory that an earlier row freed would hide what a later one takes: `python -m probe.bench.memory` reads one row's
+On CUDA the allocator says it. On CPU every row has a process of its own, since a process never forgets its highest mark
+and memory that an earlier row freed would hide what a later one takes: `python -m probe.bench.memory` reads one row's
 `MemoryRequest` as JSON from stdin and prints a `Peak` as JSON.
 """
 
@@ -28,8 +28,8 @@ from probe.seam.apply import apply_scheme
 STOCK = "stock"
 """The model as transformers runs it: its own SDPA, no scheme, no seam."""
 RETURNED = {"MALLOC_MMAP_THRESHOLD_": str(1 << 17)}
-"""Environment of a measured process: glibc then gives every freed block above 128 KiB back at once. Left to itself it moves
-that bound and keeps some of what is freed, and the mark of one and the same run differs by tens of percent."""
+"""Environment of a measured process: glibc then gives every freed block above 128 KiB back at once. Left to itself it
+moves that bound and keeps some of what is freed, and the mark of one and the same run differs by tens of percent."""
 REPEATS = 3
 """Processes of a memory row, at the most."""
 WARM_UP = 64

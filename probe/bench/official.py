@@ -1,8 +1,8 @@
 """Our schemes beside the official implementation of Mesa-Extrapolation, on the same weights and tokens, in turn.
 
-The official code (https://github.com/soacker/Mesa-Extrapolation) has no licence, so nothing of it is here: it stays in the
-user's own checkout, and runs in an environment of the user's with transformers 4.31, which it needs, in a process of its
-own.
+The official code (https://github.com/soacker/Mesa-Extrapolation) has no licence, so nothing of it is here: it stays in
+the user's own checkout, and runs in an environment of the user's with transformers 4.31, which it needs, in a process
+of its own.
 """
 
 from __future__ import annotations

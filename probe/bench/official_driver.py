@@ -1,11 +1,13 @@
 """One side of the comparison with the official Mesa implementation: a process that answers requests on stdin.
 
-Run by `probe.bench.official`, in two interpreters: ours, with the stock model and a scheme, and the user's, whose transformers the
-official code was written for. It must therefore import nothing of this package at the top, and stay within old Python.
+Run by `probe.bench.official`, in two interpreters: ours, with the stock model and a scheme, and the user's, whose
+transformers the official code was written for. It must therefore import nothing of this package at the top, and stay
+within old Python.
 
     python official_driver.py SETTINGS      SETTINGS: one JSON object, see `OfficialSettings.side`
 
-Every line on stdin is {"do", "model", "length"}, every line on stdout the answer: {"seconds"}, {"peak_bytes"}, {"logits"} or {"error"}.
+Every line on stdin is {"do", "model", "length"}, every line on stdout the answer: {"seconds"}, {"peak_bytes"},
+{"logits"} or {"error"}.
 """
 
 from __future__ import annotations

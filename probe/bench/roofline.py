@@ -1,4 +1,4 @@
-"""What a pass must do at least: floating-point operations and bytes, and the rates that the machine reaches on plain work."""
+"""What a pass must do at least, in floating-point operations and bytes, and what the machine reaches on plain work."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _widths(shape: Shape) -> tuple[int, int, int]:
 
 
 def matrix_weights(shape: Shape) -> int:
-    """Weights that every token is multiplied with: those of the layers, without embeddings, norms and the vocabulary head."""
+    """Weights that every token is multiplied with: the layers', without embeddings, norms and the vocabulary head."""
     queries, keys, mlp = _widths(shape)
     return shape.layers * shape.width * (2 * queries + 2 * keys + 3 * mlp)
 
@@ -36,8 +36,8 @@ def visible_pairs(scheme: Scheme | None, first: int, length: int, prompt: int) -
 def prefill_operations(shape: Shape, scheme: Scheme | None, length: int) -> int:
     """Floating-point operations of a prefill that keeps the last position's logits.
 
-    2 per weight and token in the layers, 2 per weight of the vocabulary head once, and 4 per visible pair and query width (a product
-    and a sum for the score, and for the value) in each layer.
+    2 per weight and token in the layers, 2 per weight of the vocabulary head once, and 4 per visible pair and query
+    width (a product and a sum for the score, and for the value) in each layer.
     """
     attention = 4 * visible_pairs(scheme, 0, length, length) * shape.width * shape.layers
     return 2 * matrix_weights(shape) * length + 2 * shape.width * shape.vocab + attention

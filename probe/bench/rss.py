@@ -1,4 +1,4 @@
-"""Resident memory of this process, in bytes. The standard library alone, so that a foreign interpreter can load this file too."""
+"""Resident memory of this process, in bytes. The standard library alone: a foreign interpreter loads this file too."""
 
 from __future__ import annotations
 
@@ -52,8 +52,9 @@ def _reset() -> bool:
 class PeakMemory:
     """Bytes that the process held at most, above what it held when this was made.
 
-    `method` says how: "VmHWM" where the kernel lets the mark be reset, else "ru_maxrss", which is the peak since the process
-    began: it understates when something before, such as loading, took more. Hence a fresh process for every measurement.
+    `method` says how: "VmHWM" where the kernel lets the mark be reset, else "ru_maxrss", which is the peak since the
+    process began: it understates when something before, such as loading, took more. Hence a fresh process for every
+    measurement.
     """
 
     def __init__(self) -> None:

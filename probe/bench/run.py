@@ -188,10 +188,10 @@ class Bench:
             FieldError: a scheme object that its text does not give.
         """
         scheme = self.schemes[name]
-        if scheme is not None and not gives(name, scheme, self.loaded.window):
+        if scheme is not None and not gives(name, scheme, self.loaded.window, length):
             raise FieldError(
-                "schemes", hint=f"{literal(name)} has no text that gives it, and on CPU memory is measured in a process "
-                "of its own, which has only the text; time it, or measure on a GPU",
+                "schemes", hint=f"{literal(name)} has no text that gives it, and on CPU memory is measured in a "
+                "process of its own, which has only the text; time it, or measure on a GPU",
             )  # fmt: skip
         chosen = self.settings
         return MemoryRequest(
@@ -218,12 +218,20 @@ class Bench:
         return Result("bench", chosen, Provenance.now(**self.machine), Records(self.rows), complete)
 
 
-def gives(text: str, scheme: Scheme, window: int) -> bool:
-    """Whether a text names this very scheme."""
+def gives(text: str, scheme: Scheme, window: int, length: int) -> bool:
+    """Whether a text names a scheme that does the same at this length, for a prompt and for the step after it."""
     try:
-        return parse_scheme(text, window) == scheme
+        other = parse_scheme(text, window)
     except ProbeError:
         return False
+    return _what_it_does(other, length) == _what_it_does(scheme, length)
+
+
+def _what_it_does(scheme: Scheme, length: int) -> tuple[object, ...]:
+    return (
+        scheme.frequencies, scheme.scale,
+        *((scheme.weave_at(T, length), scheme.visibility_at(T, length)) for T in (length, length + 1)),
+    )  # fmt: skip
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import torch
 from probe.bench.rss import load_average
 
 Work = Callable[[], list[float] | None]
-"""One repeat: does the work and returns None to be timed from outside, or the seconds of its own parts (decoding steps)."""
+"""One repeat: does the work and returns None to be timed from outside, or the seconds of its parts (decoding steps)."""
 SPREAD = 1.3
 """Slowest over fastest repeat from which a row is called unsteady."""
 

@@ -55,7 +55,7 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def _random_qkv(loaded: LoadedModel, length: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Random queries, keys and values as a layer makes them: [1, heads, length, dim], a view of [1, length, heads, dim]."""
+    """Random queries, keys, values as a layer makes them: [1, heads, length, dim] seen in [1, length, heads, dim]."""
     config: Any = loaded.model.config
     heads = config.num_attention_heads
     dim = getattr(config, "head_dim", None) or config.hidden_size // heads

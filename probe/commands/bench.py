@@ -19,7 +19,8 @@ TIMED = {
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
-    options.add_model(parser, None, "or random weights (default: random:layers=4,width=512,heads=8)", dtype="float32")
+    kinds = "embedded name, local folder, hub id or random:KEY=NUMBER,..."
+    options.add_model(parser, "random:layers=4,width=512,heads=8", kinds, dtype="float32")
     options.add_scheme(parser, "origin,rerope,stair")
     options.add_lengths(parser, "2048,4096,8192")
     options.add_repeats(parser, 5)
@@ -35,14 +36,13 @@ def _options(parser: argparse.ArgumentParser) -> None:
 def _run(what: str) -> Callable[[argparse.Namespace], None]:
     def run(args: argparse.Namespace) -> None:
         from probe.bench.run import Bench, BenchSettings
-        from probe.models.random import DEFAULT
         from probe.results import carry_out, writable
 
         writable(args.out)
         bench = Bench.load(
             BenchSettings(
                 what, args.scheme, parse_numbers(args.lengths, "lengths", ()),
-                model=DEFAULT if args.model is None else args.model, window=args.window, repeats=args.repeats,
+                model=args.model, window=args.window, repeats=args.repeats,
                 threads=args.threads, dtype=args.dtype, device=args.device, backend=args.backend, seed=args.seed,
                 memory=args.memory, trust_remote_code=args.trust_remote_code, allow_pickle=args.allow_pickle,
             )

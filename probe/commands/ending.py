@@ -61,10 +61,11 @@ def _refused(line: str) -> int:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Inside, the first SIGINT or SIGTERM unwinds the stack, so that what is finished is kept; a second ends the process.
+    """Inside, the first SIGINT or SIGTERM unwinds the stack, so that what is done is kept; a second ends the process.
 
     Python's handlers wait for a long computation to return. The signal's number is written to a pipe without them, and
-    a thread that reads there does not wait. Off the main thread, where Python sets no handlers, signals are left as they are.
+    a thread that reads there does not wait. Off the main thread, where Python sets no handlers, signals are left as
+    they are.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -32,23 +32,21 @@ def seed(text: str) -> int:
     return int(text)
 
 
-def add_model(
-    parser: argparse.ArgumentParser, default: str | None = "rope", kinds: str = "", dtype: str = "auto"
-) -> None:
+KINDS = "embedded name, local folder, hub id or construction:THEOREM"
+"""What --model can be."""
+
+
+def add_model(parser: argparse.ArgumentParser, default: str = "rope", kinds: str = KINDS, dtype: str = "auto") -> None:
     """--model and how it is loaded.
 
     Args:
         parser: the command's.
-        default: the model's name; None where `kinds` says what there is instead.
-        kinds: more that can be named, and the default where it is not a model's name.
+        default: the model's name.
+        kinds: what can be named.
         dtype: the default.
     """
     group = parser.add_argument_group("model")
-    more = kinds or f"(default: {default})"
-    group.add_argument(
-        "--model", default=default, metavar="M",
-        help=f"embedded name, local folder, hub id or construction:THEOREM {more}",
-    )  # fmt: skip
+    group.add_argument("--model", default=default, metavar="M", help=f"{kinds} (default: {default})")
     group.add_argument("--window", type=int, metavar="M", help="trained window, if the config's is wrong or missing")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
     said = "float32 on CPU, the checkpoint's elsewhere" if dtype == "auto" else dtype

@@ -21,7 +21,8 @@ examples:
   probe run --model meta-llama/Llama-2-7b-hf --length 12000 --input word:hello --device cuda
 
 The table shows, per scheme and dimension, the threshold H, the position where the hidden state lastingly crosses it
-(predicted) and the position where the likelihood leaves its in-window band (measured); '-' is none.
+(predicted) and the position where the likelihood leaves its in-window band (measured), or that there is none, or that
+this cannot be told, and why.
 Positions are 0-based: the trained window M is positions 0 to M-1.
 """
 

@@ -34,7 +34,7 @@ def _chunk(split: Split, start: int, stop: int) -> list[str]:
 
 
 def _lanes(split: Split, least: float) -> list[tuple[int, int]]:
-    """Where chunks begin and the prompt ends, each with a lane of labels; what has not `least` pixels in lane 0 is left out.
+    """Where chunks begin and the prompt ends, each with a lane of labels; what lacks `least` pixels there is left out.
 
     The ends of chunk 0 and of the middle chunks go to lane 1 instead, which is beside it.
     """
@@ -92,7 +92,8 @@ def draw(window: int, length: int, **parameters: int) -> str:
         parameters: of mesa, where they are not the defaults.
 
     Raises:
-        ProbeError: the prompt is inside the window, where nothing is split; parameters outside their domain; more chunks than can be seen.
+        ProbeError: the prompt is inside the window, where nothing is split; parameters outside their domain; more
+        chunks than can be seen.
     """
     if length <= window:
         raise FieldError("length", f"more than the window of {window}", length)
@@ -118,7 +119,8 @@ def draw(window: int, length: int, **parameters: int) -> str:
         f'<text transform="translate({LEFT - 84} {TOP + SIDE / 2}) rotate(-90)" text-anchor="middle">query</text>',
         f'<text x="{LEFT + SIDE / 2}" y="{TOP + SIDE + 52}" text-anchor="middle">key</text>',
         *_legend(TOP + SIDE + 84),
-        f'<text x="{LEFT}" y="{TOP + SIDE + 108}">{share(split):.0%} of the causal pairs are visited</text>', "</svg>", "",
+        f'<text x="{LEFT}" y="{TOP + SIDE + 108}">{share(split):.0%} of the causal pairs are visited</text>',
+        "</svg>", "",
     ])  # fmt: skip
 
 

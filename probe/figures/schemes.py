@@ -1,7 +1,7 @@
 """The pictures of the schemes page: for every preset its W over d, who sees whom, and its frequencies, as plain SVG.
 
-`probe figure schemes docs/figures/schemes` writes one file per scheme in `DRAWN`. Positions are drawn for a window of 16
-tokens and an input of 48, with parameters small enough to see; frequencies for a window of 4096, four windows long.
+`probe figure schemes docs/figures/schemes` writes one file per scheme in `DRAWN`. Positions are drawn for a window of
+16 tokens and an input of 48, with parameters small enough to see; frequencies for a window of 4096, four windows long.
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ def _weave_panel(scheme: Scheme, at: float) -> list[str]:
     named = " (red), ".join(f"query {t}" for t, _, _ in reversed(queries)) + " (amber)" * (len(queries) > 1)
     return [
         *_frame(at, f"W over d: {named}", "distance d = t - i"),
-        f'<path d="M{at} {TOP + SIDE}l{SIDE} {-SIDE}M{at} {TOP + SIDE - window:g}h{SIDE}M{at + window:g} {TOP}v{SIDE}" {grey}/>',
+        f'<path d="M{at} {TOP + SIDE}l{SIDE} {-SIDE}M{at} {TOP + SIDE - window:g}h{SIDE}'
+        f'M{at + window:g} {TOP}v{SIDE}" {grey}/>',
         *_ticks(at, ticks, upright=True),
         *_ticks(at, ticks, upright=False),
         *dots,

@@ -12,7 +12,7 @@ THRESHOLD_COLOUR = "#B00020"
 
 
 def scheme_colour(spec: str) -> str:
-    """Hex colour of a scheme, by its spec; the same in every figure, and not the preset's own where parameters differ."""
+    """Hex colour of a scheme, by its spec; the same in every figure; other parameters, another colour."""
     if spec in _FIXED:
         return _FIXED[spec]
     return _REST[zlib.crc32(spec.encode()) % len(_REST)]

@@ -52,8 +52,9 @@ class Shape:
     def config(self) -> LlamaConfig:
         """The configuration as transformers 5 has it."""
         return LlamaConfig(
-            vocab_size=self.vocab, hidden_size=self.width, num_hidden_layers=self.layers, num_attention_heads=self.heads,
-            num_key_value_heads=self.kv_heads or self.heads, intermediate_size=self.mlp or -(-self.width * 8 // 192) * 64,
+            vocab_size=self.vocab, hidden_size=self.width, num_hidden_layers=self.layers,
+            num_attention_heads=self.heads, num_key_value_heads=self.kv_heads or self.heads,
+            intermediate_size=self.mlp or -(-self.width * 8 // 192) * 64,
             max_position_embeddings=self.window, rope_parameters={"rope_type": "default", "rope_theta": self.rope},
             tie_word_embeddings=False, bos_token_id=1, eos_token_id=2, pad_token_id=0,
         )  # fmt: skip

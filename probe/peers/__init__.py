@@ -1,1 +1,1 @@
-"""Our schemes beside their authors' own code: the same weights and tokens through both, logits compared at every position."""
+"""Our schemes beside their authors' own code: the same weights and tokens through both, and every logit compared."""

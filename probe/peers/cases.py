@@ -185,10 +185,11 @@ def _dual_chunk(M: int, T: int) -> list[Case]:
 
 
 def _mesa(M: int, T: int) -> list[Case]:
-    """Lengths for which DynamicSplit comes out alike. The remainder that joins the last chunk is fixed at 200 in their code."""
+    """Lengths for which DynamicSplit comes out alike. The remainder for the last chunk is fixed at 200 in theirs."""
     F, E = 25, 12
     theirs = {
-        "train_length": M, "first_chunk": F, "first_chunk_cache": 1, "last_context": 128, "max_token_len": 0, "push_width": E,
+        "train_length": M, "first_chunk": F, "first_chunk_cache": 1, "last_context": 128, "max_token_len": 0,
+        "push_width": E,
     }  # fmt: skip
 
     def scheme(L: int, step: int = E) -> str:
@@ -204,7 +205,8 @@ def _mesa(M: int, T: int) -> list[Case]:
         *both(600, 560, 128, True, "one middle chunk, with log-n"),
         *both(2100, 2060, 370, False, "four middle chunks, their log-n off"),
         Case(
-            f"{ONE_CALL}; four middle chunks, with log-n", scheme(370) + "+logn", theirs | {"last_context": 370, "logn": True},
+            f"{ONE_CALL}; four middle chunks, with log-n", scheme(370) + "+logn",
+            theirs | {"last_context": 370, "logn": True},
             scheme(370, E + 1) + "+logn", 2100,
             differs="our log-n follows the position, theirs the number of keys: they have none in the middle chunks",
         ),
@@ -226,7 +228,8 @@ PEERS: dict[str, Peer] = {
         ("4.33", "4.32"), _self_extend_legacy,
     ),
     "streaming-llm": Peer(
-        "github.com/mit-han-lab/streaming-llm", "MIT", Path("streaming_llm/pos_shift/modify_llama.py"), ("4.33",), _streaming
+        "github.com/mit-han-lab/streaming-llm", "MIT", Path("streaming_llm/pos_shift/modify_llama.py"), ("4.33",),
+        _streaming,
     ),
     "lm-infinite": Peer(
         "github.com/Glaciohound/LM-Infinite", "MIT", Path("models/llama.py"), ("4.38",), _lm_infinite, grouped=False

@@ -63,7 +63,7 @@ def difference(mine: Logits, other: Logits, window: int) -> Difference:
 
 
 def verdict(found: Difference, expected: str) -> str:
-    """In words: equal, or differs and whether that is known. Anything else than equal or a known difference is in capitals."""
+    """In words: equal, or differs and whether that is known. What is neither equal nor known is in capitals."""
     same = found.largest <= SAME
     if same:
         return "EQUAL, expected: " + expected if expected else "equal"
@@ -174,7 +174,7 @@ def compared(case: Case, kv_heads: int, ours: Ours, process: Process, folder: Pa
 def comparisons(
     peer: Peer, shape: Shape, cases: list[Case], process: Process, folder: Path, seed: int
 ) -> Iterator[Comparison]:
-    """Every case, on a model with as many key heads as query heads, then on one with half of them if the peer has such."""
+    """Every case, on a model with as many key heads as query heads, then, for a grouped peer, with half of them."""
     for kv_heads in (shape.heads, shape.heads // 2) if peer.grouped else (shape.heads,):
         made = folder / f"kv{kv_heads}"
         made.mkdir()

@@ -1,12 +1,12 @@
-"""The authors' side of the comparison: a process that loads their code, in the user's checkout and interpreter, and answers on stdin.
+"""The authors' side of the comparison: a process that loads their code and answers requests on stdin.
 
 Run by `probe.peers`. It imports nothing of this package and stays within what transformers 4.31 runs on.
 
     python driver.py SETTINGS      SETTINGS: {"peer", "checkout", "threads"}
 
-Every line on stdin is {"folder", "out", "length", "prompt", "theirs"}: the model, the file to write logits to (NumPy, [length, vocabulary],
-float32), how many token ids, how many of them go through the model in one call before the rest follow one by one, and the parameters of the
-authors' code. Every answer is {} or {"error"}.
+Every line on stdin is {"folder", "out", "length", "prompt", "theirs"}: the model, the file to write logits to (NumPy,
+[length, vocabulary], float32), how many token ids, how many of them go through the model in one call before the rest
+follow one by one, and the parameters of the authors' code. Every answer is {} or {"error"}.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def stand_in(name: str, **names: Any) -> Any:
 
 
 def exact_attention(query: Any, key: Any, value: Any, causal: bool = False, **_: Any) -> Any:
-    """What `flash_attn_func` computes, written out: output [batch, queries, heads, dim], log-sum-exp [batch, heads, queries], None."""
+    """What `flash_attn_func` does, in full: output [batch, queries, heads, dim], lse [batch, heads, queries], None."""
     import torch
 
     scores = torch.einsum("bqhd,bkhd->bhqk", query, key) / math.sqrt(query.shape[-1])
@@ -80,7 +80,7 @@ def exact_attention(query: Any, key: Any, value: Any, causal: bool = False, **_:
 
 
 def without_flash() -> None:
-    """Make the authors' imports of flash-attn and Triton work where neither is installed; only `flash_attn_func` does anything."""
+    """Make imports of flash-attn and Triton work where neither is installed; only `flash_attn_func` does anything."""
     import transformers.models.gpt_neox.modeling_gpt_neox
     import transformers.models.llama.modeling_llama  # noqa: F401  transformers looks for flash-attn when it is imported
 
@@ -110,7 +110,7 @@ def self_extend(folder: str, theirs: dict) -> Model:
     """datamllab/LongLM, SelfExtend.apply without flash attention."""
     without_flash()
     apply: Any = importlib.import_module("SelfExtend").apply
-    # The mask buffer of transformers 4.38 has as many rows as the configuration has positions; nothing else reads that number.
+    # The mask buffer of transformers 4.38 has a row for each of the configuration's positions; nothing else reads them.
     model = load(folder, attn_implementation="eager", max_position_embeddings=theirs["mask"])
     apply(model, theirs["group_size"], theirs["window_size"], scale_base=theirs["scale_base"])
     return Model(model)
@@ -146,7 +146,7 @@ def lm_infinite(folder: str, theirs: dict) -> Model:
 
 
 def dual_chunk(folder: str, theirs: dict) -> Model:
-    """HKUNLP/ChunkLlama, chunkllama_attn_replace.py on `exact_attention`, as it is or with float32 merging weights and no temperature."""
+    """HKUNLP/ChunkLlama, on `exact_attention`: as it is, or with float32 merging weights and no temperature."""
     without_flash()
     patch = fresh("chunkllama_attn_replace")
     if theirs["merge"] == "float32":
@@ -170,7 +170,8 @@ def mesa(folder: str, theirs: dict) -> Model:
 SUBFOLDERS = {"self-extend-legacy": "legacy_patch_before_4_38"}
 """Where below the checkout a peer's modules lie, if not at its top."""
 PEERS: dict[str, Callable[[str, dict], Model]] = {
-    "rerope": rerope, "leaky-rerope": leaky_rerope, "self-extend": self_extend, "self-extend-legacy": self_extend_legacy,
+    "rerope": rerope, "leaky-rerope": leaky_rerope, "self-extend": self_extend,
+    "self-extend-legacy": self_extend_legacy,
     "streaming-llm": streaming_llm, "lm-infinite": lm_infinite, "dual-chunk": dual_chunk, "mesa": mesa,
 }  # fmt: skip
 

@@ -1,7 +1,7 @@
 """One of our schemes beside its authors' own code, on the same weights and tokens: are the logits the same?
 
-The authors' code stays in the user's own checkout, and runs in an environment of the user's with the transformers release
-that it needs, in a process of its own: nothing of it is here.
+The authors' code stays in the user's own checkout, and runs in an environment of the user's with the transformers
+release that it needs, in a process of its own: nothing of it is here.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Acceptance of an embedded model, on fresh samples: `probe accept rope`.
 
-Measures what the model must do (find the pass key everywhere in its window, predict text equally well all over the second
-half of the window) and what it must not (go on doing so past the window), and writes the numbers into the model card.
+Measures what the model must do (find the pass key everywhere in its window, predict text equally well all over the
+second half of the window) and what it must not (go on doing so past the window), and writes the numbers into the model
+card.
 """
 
 from __future__ import annotations
@@ -131,10 +132,10 @@ def card(row: EmbeddedModel, numbers: dict[str, Any], training: dict[str, Any]) 
         "---", "license: apache-2.0", "library_name: transformers", "---", "",
         f"# weavescope `{row.name}`", "",
         f"{row.summary}. Positions: {row.positions}. Trained window M = {row.window} tokens, "
-        f"{training['parameters']:,} parameters, float32, byte-level BPE of 1024 tokens in which every digit is its own "
-        "token.", "",
-        "A small language model made to be *probed*: it is trained on windows of exactly M tokens at most, so that what "
-        "happens past M is extrapolation and nothing else. It is not meant to write text.", "",
+        f"{training['parameters']:,} parameters, float32, byte-level BPE of 1024 tokens in which every digit is its "
+        "own token.", "",
+        "A small language model made to be *probed*: it is trained on windows of exactly M tokens at most, so that "
+        "what happens past M is extrapolation and nothing else. It is not meant to write text.", "",
         "## Training", "",
         "Text: the Python standard library's sources and docstrings (the files held out by a hash of their path "
         f"excepted), {training['corpus_tokens']:,} tokens, mixed with pass-key retrieval and repetition. "
@@ -145,8 +146,8 @@ def card(row: EmbeddedModel, numbers: dict[str, Any], training: dict[str, Any]) 
         "## Measured", "",
         f"By `probe accept {row.name} --seed {numbers['seed']}` on fresh samples, the model as trained.", "",
         "| pass key, tokens | exact | worst depth decile | samples |", "|---|---|---|---|", *key_lines, "",
-        f"Held-out text, {nll['samples']} windows of {WINDOWS_PAST}M tokens (± standard error over windows): NLL in the "
-        f"second half of the window {level['mean']:.3f} ± {level['standard_error']:.3f} nats, its slope there "
+        f"Held-out text, {nll['samples']} windows of {WINDOWS_PAST}M tokens (± standard error over windows): NLL in "
+        f"the second half of the window {level['mean']:.3f} ± {level['standard_error']:.3f} nats, its slope there "
         f"{slope['mean']:+.3f} ± {slope['standard_error']:.3f} nats per window.", "",
         "| positions | NLL against the second half of the window (nats) |", "|---|---|", *rises, "",
         *checks, "",

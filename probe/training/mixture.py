@@ -1,10 +1,10 @@
 """What one training step sees: text, pass-key retrieval and repetition, in the order that makes retrieval learnable.
 
 Phase 1 (the first 37.5% of the steps) is three quarters pass keys whose lengths grow up to the window: trained on
-mostly text from the start, a model of this size never learns to look the key up. Phase 2 is mostly text at the full window
-with a quarter pass keys: kept on short samples, a model would not fail past its window. Phase 3 (the second half) is phase 2 with more
-repetition, of any token and not only of frequent ones, so that the paper's probe input (one word, repeated) is text that
-the model predicts well inside its window.
+mostly text from the start, a model of this size never learns to look the key up. Phase 2 is mostly text at the full
+window with a quarter pass keys: kept on short samples, a model would not fail past its window. Phase 3 (the second
+half) is phase 2 with more repetition, of any token and not only of frequent ones, so that the paper's probe input (one
+word, repeated) is text that the model predicts well inside its window.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Train an embedded model: `probe train rope`.
 
 Deterministic from its seed (the batches from (seed, step) alone; the arithmetic for one machine and thread count),
-resumable from its last checkpoint, on CPU or GPU. The hidden matrices are trained with Muon, which reaches the same loss in
-fewer steps than AdamW, the embeddings and norms with AdamW.
+resumable from its last checkpoint, on CPU or GPU. The hidden matrices are trained with Muon, which reaches the same
+loss in fewer steps than AdamW, the embeddings and norms with AdamW.
 """
 
 from __future__ import annotations

@@ -12,15 +12,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from probe.bench.rows import BenchRow, warnings
 from probe.bench.run import Bench, BenchSettings, gives
 from probe.bench.timing import Timing, interleaved
 from probe.bench.work import STEPS, attention, decode, decode_work, prefill
+from probe.commands.main import main
 from probe.errors import ProbeError
 from probe.models.load import LoadedModel
 from probe.models.random import Shape, bench_model, parse_shape, random_ids, sharing_weights
-from probe.schemes import PRESETS, make_scheme
+from probe.schemes import PRESETS, make_scheme, parse_scheme
 from probe.seam.apply import apply_scheme
 
 COLUMNS = (
@@ -149,8 +151,9 @@ def test_schemes_are_text_or_objects() -> None:
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_text_of_every_preset_gives_it(name: str) -> None:
     scheme = make_scheme(name, 512)
-    assert gives(scheme.spec, scheme, 512)
-    assert not gives(scheme.spec, replace(scheme, logn=not scheme.logn), 512)
+    assert gives(scheme.spec, scheme, 512, 1500)
+    other = parse_scheme(f"{name}+logn", 512)
+    assert gives(other.spec, other, 512, 1500) and not gives(scheme.spec, other, 512, 1500)
 
 
 BAD = [
@@ -172,8 +175,6 @@ BAD = [
 
 @pytest.mark.parametrize(("arguments", "message"), BAD)
 def test_bad_input_is_one_line(arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    from probe.commands.main import main
-
     threads = torch.get_num_threads()
     model = () if "--model" in arguments else ("--model", TINY)
     assert main(["bench", *arguments, *model, "--threads", "1"]) == 2
@@ -182,8 +183,6 @@ def test_bad_input_is_one_line(arguments: tuple[str, ...], message: str, capsys:
 
 
 def test_the_command_prints_one_object_and_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from probe.commands.main import main
-
     out = tmp_path / "bench.json"
     arguments = ("--model", TINY, "--lengths", "40", "--scheme", "stair(N=8,E=4)", "--repeats", "1", "--threads", "1")
     assert main(["bench", "prefill", *arguments, "--json", "--out", str(out)]) == 0
@@ -191,6 +190,17 @@ def test_the_command_prints_one_object_and_writes_it(tmp_path: Path, capsys: pyt
     assert result == json.loads(out.read_text()) and result["complete"]
     assert [row["scheme"] for row in result["rows"]] == ["stock", "stair(N=8,E=4)"]
     assert result["settings"]["schemes"] == "stair(N=8,E=4)" and result["settings"]["seed"] == 0
+
+
+def test_pickled_weights_are_benched_only_where_that_is_asked_for(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text((tiny_folder / "config.json").read_text())
+    torch.save(load_file(tiny_folder / "model.safetensors"), tmp_path / "pytorch_model.bin")
+    call = ["bench", "memory", "--model", str(tmp_path), "--lengths", "16", "--scheme", "origin", "--threads", "1"]
+    assert main([*call, "--repeats", "1"]) == 2 and "need --allow-pickle" in capsys.readouterr().err
+    assert main([*call, "--repeats", "1", "--allow-pickle", "--json"]) == 0  # in processes of their own, too
+    assert json.loads(capsys.readouterr().out)["settings"]["allow_pickle"]
 
 
 def test_an_interrupt_keeps_the_finished_rows(tmp_path: Path) -> None:

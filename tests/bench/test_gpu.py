@@ -166,7 +166,8 @@ def test_the_whole_script_on_a_pretended_gpu(smaller: Shape, tmp_path: Path, mon
     """Its branches for CUDA, in bfloat16; the shapes are tiny and the clock and the device's own functions made up."""
     with pretend_cuda() as counts:
         for name, made in {
-            "synchronize": lambda *_: None, "empty_cache": lambda: None, "is_available": lambda: True, "get_device_name": lambda *_: "pretended",
+            "synchronize": lambda *_: None, "empty_cache": lambda: None, "is_available": lambda: True,
+            "get_device_name": lambda *_: "pretended",
             "reset_peak_memory_stats": lambda *_: counts.reset(), "memory_allocated": lambda *_: counts.live,
             "max_memory_allocated": lambda *_: counts.peak,
         }.items():  # fmt: skip

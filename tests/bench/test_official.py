@@ -1,7 +1,7 @@
 """The harness beside the official code: the protocol with real processes, and what it refuses.
 
-The official code is not here. What stands in for its checkout leaves the model as it is, which the harness cannot tell from code
-that does nothing on short inputs, as the official one does.
+The official code is not here. What stands in for its checkout leaves the model as it is, which the harness cannot tell
+from code that does nothing on short inputs, as the official one does.
 """
 
 from __future__ import annotations

@@ -12,10 +12,10 @@ from probe.bench import tables
 from probe.commands.main import main
 
 ROWS = [
-    {"what": "prefill", "scheme": "stock", "length": 4096, "seconds": 2.4567, "fastest": 2.4, "slowest": 2.52, "repeats": 5,
-     "peak_bytes": None, "ratio": 1.0},
-    {"what": "prefill", "scheme": "rerope", "length": 4096, "seconds": 0.01234, "fastest": 0.012, "slowest": 0.013, "repeats": 5,
-     "peak_bytes": 1_180_000_000, "ratio": 0.005},
+    {"what": "prefill", "scheme": "stock", "length": 4096, "seconds": 2.4567, "fastest": 2.4, "slowest": 2.52,
+     "repeats": 5, "peak_bytes": None, "ratio": 1.0},
+    {"what": "prefill", "scheme": "rerope", "length": 4096, "seconds": 0.01234, "fastest": 0.012, "slowest": 0.013,
+     "repeats": 5, "peak_bytes": 1_180_000_000, "ratio": 0.005},
 ]  # fmt: skip
 RESULT = {
     "kind": "bench", "complete": True, "rows": ROWS,
@@ -31,8 +31,9 @@ GPU = {
         {"kind": "rates", "dtype": "bfloat16", "matrix": 7.88e14, "bandwidth": 4.3e12},
         {"kind": "check", "scheme": "origin", "largest_difference": 2.4e-7, "largest": 0.6},
         *(
-            {"kind": "speed", "model": "llama", "scheme": scheme, "length": length, "prefill_seconds": length / 1e4 * cost,
-             "decode_seconds": 0.02, "tokens_per_second": 50.0, "peak_bytes": 1000 * length, "matrix_share": 0.5}
+            {"kind": "speed", "model": "llama", "scheme": scheme, "length": length,
+             "prefill_seconds": length / 1e4 * cost, "decode_seconds": 0.02, "tokens_per_second": 50.0,
+             "peak_bytes": 1000 * length, "matrix_share": 0.5}
             for scheme, cost in (("stock", 1.0), ("rerope", 2.0)) for length in (4096, 8192)
         ),
         {"kind": "speed", "model": "llama", "scheme": "origin", "length": 8192, "skipped": "out of memory"},

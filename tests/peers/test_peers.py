@@ -1,4 +1,4 @@
-"""The harness beside the authors' code: real processes, what it says of equal and of different logits, and what it refuses.
+"""The harness beside the authors' code: real processes, what it says of equal and other logits, and what it refuses.
 
 No author's code is here. What stands in for a checkout leaves the model as it is, so that theirs is the stock model.
 """

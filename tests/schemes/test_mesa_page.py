@@ -10,8 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from probe.commands.main import main
 from probe.errors import ProbeError
-from probe.figures.mesa import draw, main
+from probe.figures.mesa import draw
 from probe.schemes import parse_scheme
 from probe.schemes.mesa import split_of
 from probe.schemes.pieces import compile_pieces
@@ -23,8 +24,8 @@ DOCS = Path(__file__).parents[2] / "docs"
 def test_the_picture_is_up_to_date(tmp_path: Path) -> None:
     committed = (DOCS / "figures" / "mesa.svg").read_text(encoding="utf-8")
     assert committed == draw(512, 2048) and ElementTree.fromstring(committed).tag.endswith("svg")
-    assert main([str(tmp_path / "new.svg"), "--window", "64", "--length", "300"]) == 0
-    assert main([str(tmp_path / "new.svg"), "--window", "64", "--length", "64"]) == 2
+    assert main(["figure", "mesa", str(tmp_path / "new"), "--window", "64", "--length", "300"]) == 0
+    assert main(["figure", "mesa", str(tmp_path / "new"), "--window", "64", "--length", "64"]) == 2
 
 
 def texts(picture: str) -> list[tuple[str, float, float]]:
