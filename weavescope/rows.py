@@ -18,6 +18,8 @@ from probe.recording.sites import Site
 from probe.schemes.options import Option
 from probe.schemes.presets import Parameter, Preset
 from probe.seam.families import Family
+from probe.tasks.evaluate import Task
+from probe.tasks.inputs import InputKind
 from probe.thresholds.detectors import Detection, Detector, DetectorSettings, Untold
 
 __all__ = [
@@ -25,9 +27,11 @@ __all__ = [
     "Detector",
     "DetectorSettings",
     "Family",
+    "InputKind",
     "Option",
     "Parameter",
     "Preset",
     "Site",
+    "Task",
     "Untold",
 ]
