@@ -226,7 +226,7 @@ def test_lists_as_json(cli: Cli) -> None:
         (("eval", "--out", ""), "argument --out: expected a name, got ''"),
         (("eval", "--lengths", ""), "--lengths: expected numbers"),
         (("eval", "--lengths", "all"), "--lengths: expected numbers like 1,2 or 0-19, got 'all'"),
-        (("eval", "--tail", "9999"), "--tail is for --task nll, got --task passkey; leave it out"),
+        (("eval", "--tail", "9999"), "--tail: is for --task nll, got --task passkey; leave it out"),
         (("audit", "--first", "600"), "--first: expected 1 to 510, so that chunks follow within 512 tokens, got 600"),
         (("audit", "--chunk", "511"), "--chunk: expected 1 to "),
         (("eval", "--scheme", ""), "--scheme: expected at least one scheme, got none"),

@@ -88,7 +88,7 @@ def test_a_broken_tokenizer_is_not_called_none(tmp_path: Path) -> None:
     (folder / "tokenizer.json").write_text('{"version":')
     loaded = load_model(str(folder))  # token ids are input enough
     with pytest.raises(
-        ProbeError, match=r"--input word:a: model .* has a tokenizer that does not load \(.*\); use token:ID"
+        ProbeError, match=r"input word:a: model .* has a tokenizer that does not load \(.*\); use token:ID"
     ):
         make_input(loaded, "word:a", 9, 1, 0)
     assert make_input(loaded, "token:3", 9, 1, 0).shape == (1, 9)

@@ -344,7 +344,7 @@ def test_other_errors_pass_through(tiny_llama: Callable[..., nn.Module]) -> None
 def test_a_chunk_batch_is_auto_or_a_count(tiny_llama: Callable[..., nn.Module]) -> None:
     for bad in ("many", 0, "1.5"):
         with (
-            pytest.raises(ProbeError, match="--chunk-batch: expected auto or an integer >= 1"),
+            pytest.raises(ProbeError, match="chunk_batch: expected auto or an integer >= 1"),
             apply_scheme(tiny_llama(), parse_scheme("mesa", 64), chunk_batch=bad),
         ):
             pass
