@@ -33,13 +33,26 @@ def attention_weights(
     scaling: float,
 ) -> Float[Tensor, "batch heads queries keys"]:
     """Softmax weights of the queries first, first + 1, ... over all keys; key heads may be shared by groups of query heads."""
-    key = key.repeat_interleave(query.shape[1] // key.shape[1], 1)
     stop, length = first + query.shape[2], key.shape[2]
     t, i = torch.arange(first, stop), torch.arange(length)
     relative = weave(t.double()[:, None], i.double()[None])
+    return weights_at(query, key, relative, visibility.sees(t[:, None], i[None]), encoding, scaling)
+
+
+def weights_at(
+    query: Float[Tensor, "batch heads queries dim"],
+    key: Float[Tensor, "batch kv_heads keys dim"],
+    relative: Float[Tensor, "queries keys"],
+    sees: Bool[Tensor, "queries keys"],
+    encoding: Encoding,
+    scaling: float,
+) -> Float[Tensor, "batch heads queries keys"]:
+    """Softmax weights at relative positions given pair by pair; 0 in the rows of queries that see nothing."""
+    key = key.repeat_interleave(query.shape[1] // key.shape[1], 1)
     scores = encoding.scores(query, key, relative, scaling)
-    mask: Tensor = visibility.sees(t[:, None], i[None])
-    return scores.masked_fill(~mask.to(query.device), float("-inf")).softmax(-1)
+    weights = scores.masked_fill(~sees.to(query.device), float("-inf")).softmax(-1)
+    blind = ~sees.any(-1)
+    return weights.masked_fill(blind.to(query.device)[:, None], 0.0) if bool(blind.any()) else weights
 
 
 def attend_dense(

@@ -9,7 +9,7 @@ from html import escape
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Real
 from torch import Tensor
 from typing_extensions import override
 
@@ -31,7 +31,7 @@ class Scale:
 
     name: ClassVar[str] = "none"
 
-    def factors(self, t: Int[Tensor, " queries"], length: int, window: int) -> Float[Tensor, " queries"] | None:
+    def factors(self, t: Real[Tensor, " queries"], length: int, window: int) -> Float[Tensor, " queries"] | None:
         """Factor of each query t in an input of `length` tokens, float64, or None for 1 everywhere."""
         return None
 
@@ -43,7 +43,7 @@ class LogN(Scale):
     name: ClassVar[str] = "logn"
 
     @override
-    def factors(self, t: Int[Tensor, " queries"], length: int, window: int) -> Float[Tensor, " queries"] | None:
+    def factors(self, t: Real[Tensor, " queries"], length: int, window: int) -> Float[Tensor, " queries"] | None:
         """1 inside the window."""
         return (torch.log(t.double() + 1) / math.log(window)).clamp(min=1.0)
 
@@ -64,7 +64,7 @@ class MScale(Scale):
         check_stretch(self.name, self.s)
 
     @override
-    def factors(self, t: Int[Tensor, " queries"], length: int, window: int) -> Float[Tensor, " queries"] | None:
+    def factors(self, t: Real[Tensor, " queries"], length: int, window: int) -> Float[Tensor, " queries"] | None:
         """The same for every query."""
         mscale = 0.1 * math.log(stretch(self.s, length, window)) + 1
         return None if mscale == 1 else torch.full(t.shape, mscale**2, dtype=torch.float64)
@@ -79,7 +79,7 @@ class Product(Scale):
     name: ClassVar[str] = "product"
 
     @override
-    def factors(self, t: Int[Tensor, " queries"], length: int, window: int) -> Float[Tensor, " queries"] | None:
+    def factors(self, t: Real[Tensor, " queries"], length: int, window: int) -> Float[Tensor, " queries"] | None:
         first, second = (part.factors(t, length, window) for part in (self.first, self.second))
         if first is None or second is None:
             return second if first is None else first

@@ -24,11 +24,11 @@ from transformers import AttentionInterface, PretrainedConfig, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, flash_attention_mask
 
 from constructions.weave import Weave
-from probe.attention.dense import attend_dense
+from probe.attention.dense import attend_dense, weights_at
 from probe.attention.encoding import Encoding
 from probe.attention.merged import attend_pieces
 from probe.attention.placing import placed
-from probe.errors import ProbeError, unknown
+from probe.errors import FieldError, ProbeError, unknown
 from probe.schemes.pieces import Piece, compile_pieces
 from probe.schemes.scheme import Scheme
 from probe.schemes.visibility import Visibility
@@ -36,7 +36,8 @@ from probe.seam.attributes import attributes
 from probe.seam.chunked_prefill import Feeding, check_chunk_batch, fed
 from probe.seam.construction import ProbedModel, ToyModel, weave_construction
 from probe.seam.families import family_of, unwrapped
-from probe.seam.positions import Positions, check_fits
+from probe.seam.given import GivenPositions
+from probe.seam.positions import Bias, Positions, check_fits
 
 NAME = "weavescope"
 OWN_NAME = "weavescope-own"
@@ -85,6 +86,8 @@ class _Active:
     backend: str
     prompt: int | None = None
     observe: Observer | None = None
+    given: GivenPositions | None = None
+    usual: bool = False
     continuing: int | None = None
     rows: int = 1
     padding: _Last[list[int]] = field(default_factory=lambda: _Last(), repr=False)
@@ -100,19 +103,25 @@ class _Active:
         """From now on calls are parts of one prompt of so many tokens, or continue it; None: no longer."""
         self.continuing = prompt
 
+    def place(self, given: GivenPositions | None) -> None:
+        """From now on calls have the positions that their caller gave; None: those that every call has."""
+        self.given = given
+
     def whole(self, total: int) -> int:
         """Tokens of the prompt, padding included, that a pass of `total` tokens begins."""
         return total if self.prompt is None else self.prompt
 
     @contextmanager
-    def generating(self, prompt: int | None) -> Iterator[None]:
-        """Passes are parts of a prompt of so many tokens and what follows it, unless the user said so of another."""
-        before = self.prompt
-        self.prompt = prompt if before is None else before
+    def generating(self, prompt: int | None, usual: bool) -> Iterator[None]:
+        """Passes are parts of a prompt of so many tokens and what follows it, unless the user said so of another; `usual`
+        says that nobody gave them positions.
+        """
+        before = self.prompt, self.usual
+        self.prompt, self.usual = prompt if before[0] is None else before[0], usual
         try:
             yield
         finally:
-            self.prompt = before
+            self.prompt, self.usual = before
 
     def borders(self, total: int) -> list[int]:
         """Where a prompt of `total` tokens, padding included, may be cut so that its parts do not depend on each other."""
@@ -134,6 +143,35 @@ class _Active:
     def _resolved(self, length: int, prompt: int) -> tuple[Weave, Visibility]:
         """Weave and visibility at this length."""
         return self.scheme.weave_at(length, prompt), self.scheme.visibility_at(length, prompt)
+
+    def attend_given(
+        self, layer: _Layer, query: Tensor, key: Tensor, value: Tensor, scaling: float, mask: Tensor | None
+    ) -> Tensor:
+        """[batch, heads, queries, dim] at the positions that the caller gave, row by row by the dense definition.
+
+        Raises:
+            FieldError: positions that the scheme, or the model, cannot honour.
+        """
+        given, keys, queries = self.given, key.shape[2], query.shape[2]
+        assert given is not None
+        if isinstance(layer.positions, Bias):
+            raise FieldError("position_ids", "none", hint="ALiBi takes distances from the order of the tokens alone")
+        if self.observe is not None:
+            raise FieldError("position_ids", "none while attention is observed, which goes by the order of the tokens")
+        weave, visibility = self._resolved(given.length, given.length)
+        encoding = self._encoding(layer.positions, given.length)
+        rows = []
+        for number, (q, k, v) in enumerate(zip(query.split(1), key.split(1), value.split(1), strict=True)):
+            positions, _ = given.row(number, keys)
+            t = positions[keys - queries :]
+            real = torch.ones(keys, dtype=torch.bool) if mask is None else mask[number].cpu().bool()
+            sees = given.mask(number, keys, queries, weave, visibility, real)
+            scale = self.scheme.scale.factors(t, given.length, self.scheme.window)
+            q = q if scale is None else q * placed(scale, q, q.dtype)[:, None]
+            relative = weave(t.double()[:, None], positions.double()[None])
+            weights = weights_at(q, k, relative, sees, encoding, scaling)
+            rows.append(weights @ v.repeat_interleave(q.shape[1] // k.shape[1], 1))
+        return torch.cat(rows)
 
     def attend(self, layer: _Layer, query: Tensor, key: Tensor, value: Tensor, scaling: float, prompt: int) -> Tensor:
         """[batch, heads, queries, dim] for unpadded rows; the queries are the last positions of the keys."""
@@ -234,6 +272,9 @@ def _scheme_attention(
     active = layer.active
     keys, queries = key.shape[2], query.shape[2]
     _check_options(keys, kwargs, active.last_position)
+    if active.given is not None:
+        out = active.attend_given(layer, query, key, value, scaling, attention_mask)
+        return out.transpose(1, 2), None
     pads = _left_padding(attention_mask, query.shape[0], keys, active.padding)
     prompt = active.prompt_keys(keys)
     active.rows = len(set(pads))
@@ -315,7 +356,9 @@ def _generate(model: PreTrainedModel, active: _Active) -> Callable[..., Any]:
 
     @wraps(generate)
     def told(inputs: Tensor | None = None, *args: Any, **options: Any) -> Any:
-        with active.generating(_prompt_of(inputs, options)):
+        # A cache may bring positions that were given, and then generate's own continue them by number.
+        usual = options.get("position_ids") is None and options.get("past_key_values") is None
+        with active.generating(_prompt_of(inputs, options), usual):
             return generate(inputs, *args, **options)
 
     return told
@@ -384,7 +427,15 @@ def apply_scheme(
         if family.own is None:
             undo.enter_context(_raw_rotary(model, family.rotary))
         undo.enter_context(_implementation(model.config, NAME if family.own is None else OWN_NAME))
-        feeding = Feeding(active.borders, active.whole, active.begin, check_chunk_batch(chunk_batch))
+        feeding = Feeding(
+            active.borders,
+            active.whole,
+            active.begin,
+            active.place,
+            lambda: active.usual,
+            scheme.spec,
+            check_chunk_batch(chunk_batch),
+        )
         undo.enter_context(fed(model, feeding))
         if hasattr(model, "generate"):
             undo.enter_context(attributes(model, generate=_generate(model, active)))

@@ -6,6 +6,9 @@ buffer with room at the end.
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -14,6 +17,21 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from probe.errors import ProbeError
+
+_writers = threading.local()
+
+
+@contextmanager
+def written_by_a_scheme() -> Iterator[None]:
+    """Inside, this thread's calls of a model are a scheme's, and write raw keys."""
+    _writers.count = getattr(_writers, "count", 0) + 1
+    try:
+        yield
+    finally:
+        _writers.count -= 1
+
 
 ROOM = 512
 """Tokens of free room that a buffer is allocated with, beside what is known to come."""
@@ -28,11 +46,13 @@ class BufferedLayer(DynamicLayer):
 
     Args:
         expected: tokens that the first allocation must hold.
+        raw: its keys carry no positions: only calls inside `written_by_a_scheme` may update it.
     """
 
-    def __init__(self, expected: int = 0, **kwargs: Any) -> None:
+    def __init__(self, expected: int = 0, raw: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.expected = expected
+        self.raw = raw
         self._buffers: tuple[Tensor, Tensor] | None = None
 
     def _fits(self, tokens: int) -> bool:
@@ -56,7 +76,16 @@ class BufferedLayer(DynamicLayer):
         *args: Any,
         **kwargs: Any,
     ) -> tuple[Float[Tensor, "batch kv_heads tokens dim"], Float[Tensor, "batch kv_heads tokens dim"]]:
-        """Write the new keys and values behind those there, and return views of all."""
+        """Write the new keys and values behind those there, and return views of all.
+
+        Raises:
+            ProbeError: a model outside every scheme continues it: its keys would be rotated, those here are raw.
+        """
+        if self.raw and not getattr(_writers, "count", 0):
+            raise ProbeError(
+                "past_key_values: this cache was filled under a scheme and holds keys without positions; continue it "
+                "inside the scheme's context, or start from an empty cache"
+            )
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         held = self.get_seq_length()
@@ -85,16 +114,18 @@ class BufferedLayer(DynamicLayer):
 _REPLACED = (DynamicLayer, DynamicSlidingWindowLayer)
 
 
-def buffered(cache: DynamicCache, expected: int) -> DynamicCache:
-    """Make an empty cache hold buffers of `expected` tokens and some room; one of another kind, or with tokens in it, stays as it is.
+def buffered(cache: DynamicCache, expected: int, raw: bool = False) -> DynamicCache:
+    """Make an empty cache hold buffers of `expected` tokens and some room; any other stays as it is.
+
+    `raw` ones take keys from a scheme only, which carry no positions.
 
     Sliding-window layers are replaced too: a scheme needs every key at its own position, and refuses inputs past that window.
     """
     if type(cache) is not DynamicCache or cache.get_seq_length() > 0 or getattr(cache, "offloading", False):
         return cache
     if cache.layer_class_to_replicate is DynamicLayer:
-        cache.layer_class_to_replicate = partial(BufferedLayer, expected)
-    cache.layers = [BufferedLayer(expected) if type(layer) in _REPLACED else layer for layer in cache.layers]
+        cache.layer_class_to_replicate = partial(BufferedLayer, expected, raw)
+    cache.layers = [BufferedLayer(expected, raw) if type(layer) in _REPLACED else layer for layer in cache.layers]
     return cache
 
 

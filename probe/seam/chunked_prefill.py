@@ -21,7 +21,8 @@ from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 
 from probe.errors import FieldError, ProbeError, out_of_memory
 from probe.seam.attributes import attributes
-from probe.seam.cache import buffered, truncate
+from probe.seam.cache import buffered, truncate, written_by_a_scheme
+from probe.seam.given import KEPT, GivenPositions, given_positions
 
 _BUDGET = {"cpu": 1 << 26, "cuda": 1 << 31}
 """Bytes of activations that a chunk batch may take when it is chosen by itself."""
@@ -30,6 +31,8 @@ _SLICED = ("input_ids", "inputs_embeds", "position_ids", "token_type_ids")
 _DIM = {"inputs_embeds": -2}
 _PROMPT = "_weavescope_prompt"
 """Attribute of a cache: tokens of the prompt in it."""
+_SCHEME = "_weavescope_scheme"
+"""Attribute of a cache: text of the scheme that filled it."""
 
 
 def bytes_per_token(config: PretrainedConfig, dtype: torch.dtype) -> int:
@@ -94,6 +97,9 @@ class Feeding:
         borders_at: chunk borders of a prompt of so many tokens (empty: not chunked).
         whole: tokens of the prompt that a pass of so many tokens begins; more, where the rest follows in later passes.
         begin: told the number of tokens of a prompt before its calls and those that continue it, None after them.
+        place: told the positions that the caller of a pass gives, None where they are the usual ones.
+        usual: whether positions are known to be the usual ones, without a look at them (inside `generate`).
+        scheme: text of the scheme that is applied.
         chunk_batch: middle chunks in a call; None for as many as the budget allows.
         keep: hidden states of the prompt's end that the caller reads, 0 for all.
     """
@@ -101,17 +107,23 @@ class Feeding:
     borders_at: Callable[[int], Sequence[int]]
     whole: Callable[[int], int]
     begin: Callable[[int | None], None]
+    place: Callable[[GivenPositions | None], None]
+    usual: Callable[[], bool]
+    scheme: str
     chunk_batch: int | None = None
     keep: int = 0
 
     @contextmanager
-    def on(self, prompt: int) -> Iterator[None]:
-        """Calls inside the context are parts of a prompt of so many tokens, or continue it."""
+    def on(self, prompt: int, given: GivenPositions | None = None) -> Iterator[None]:
+        """Calls inside the context are parts of a prompt of so many tokens, or continue it, at positions given or usual."""
         self.begin(prompt)
+        self.place(given)
         try:
-            yield
+            with written_by_a_scheme():
+                yield
         finally:
             self.begin(None)
+            self.place(None)
 
 
 Undo = Callable[[], None]
@@ -223,38 +235,78 @@ def _feed(feeding: Feeding, base: PreTrainedModel, call: Callable[..., Any], arg
     """A call of the decoder: continued as it is, a fresh prompt in spans and with a buffered cache.
 
     The cache carries the length of its prompt, so that several caches can be continued in turns.
+
+    Raises:
+        ProbeError: a cache that something else filled.
     """
     tokens, cache = _tokens(arguments), arguments.get("past_key_values")
     held = 0 if cache is None else cache.get_seq_length()
+    rows, new = tokens.shape[:2]
+    cached = cache is not None or bool(_or_default(arguments, "use_cache", base.config))
+    given = None if feeding.usual() else given_positions(arguments, held, new, rows, cached)
     if held == 0:
-        return _fresh(feeding, base, call, arguments)
-    if getattr(cache, _PROMPT, held + 1) > held:
-        # Filled elsewhere, or cropped into its prompt: what comes now ends the prompt.
-        setattr(cache, _PROMPT, feeding.whole(held + tokens.shape[1]))
-    with feeding.on(getattr(cache, _PROMPT)):
-        return call(**arguments)
+        return _fresh(feeding, base, call, arguments, given)
+    _check_cache(feeding, cache)
+    if getattr(cache, _PROMPT) > held:
+        # Cropped into its prompt: what comes now ends the prompt.
+        setattr(cache, _PROMPT, feeding.whole(held + new))
+    with feeding.on(getattr(cache, _PROMPT), given):
+        output = call(**arguments)
+    _keep_positions(cache, given)
+    return output
 
 
-def _fresh(feeding: Feeding, base: PreTrainedModel, call: Callable[..., Any], arguments: dict[str, Any]) -> Any:
-    """The first pass of a prompt."""
+def _check_cache(feeding: Feeding, cache: Any) -> None:
+    """Refuse a cache whose keys are not this scheme's.
+
+    Raises:
+        ProbeError: the stock model filled it (its keys are rotated), or another scheme did (its lower layers saw
+            something else).
+    """
+    filled = getattr(cache, _SCHEME, None)
+    if filled == feeding.scheme:
+        return
+    by = "the model as it is, whose keys are rotated" if filled is None else f"scheme {filled}"
+    raise ProbeError(
+        f"past_key_values: expected a cache that scheme {feeding.scheme} filled, got one filled under {by}; "
+        "start from an empty cache inside the context"
+    )
+
+
+def _keep_positions(cache: Any, given: GivenPositions | None) -> None:
+    """Leave positions that were given with the cache, for the calls that continue it."""
+    if given is not None:
+        setattr(cache, KEPT, given.positions)
+
+
+def _fresh(
+    feeding: Feeding,
+    base: PreTrainedModel,
+    call: Callable[..., Any],
+    arguments: dict[str, Any],
+    given: GivenPositions | None,
+) -> Any:
+    """The first pass of a prompt. At positions that were given it is not cut: nothing is known of its chunks."""
     config, cache = base.config, arguments.get("past_key_values")
     rows, total = _tokens(arguments).shape[:2]
     prompt = feeding.whole(total)
-    borders = [border for border in feeding.borders_at(prompt) if border < total]
+    borders = [] if given else [border for border in feeding.borders_at(prompt) if border < total]
     wants_cache = bool(_or_default(arguments, "use_cache", config)) or cache is not None
     if not borders and not wants_cache:
-        with feeding.on(prompt):
+        with feeding.on(prompt, given):
             return call(**arguments)
-    cache = buffered(DynamicCache(config=config) if cache is None else cache, total)
+    cache = buffered(DynamicCache(config=config) if cache is None else cache, total, raw=True)
     setattr(cache, _PROMPT, prompt)
+    setattr(cache, _SCHEME, feeding.scheme)
     as_tuple = not _or_default(arguments, "return_dict", config)
     arguments |= {"past_key_values": cache, "use_cache": True, "return_dict": True}
     chunk = borders[1] - borders[0] if len(borders) > 1 else 1
     batch = feeding.chunk_batch or auto_batch(config, base.dtype, base.device.type, rows, chunk)
     fed_prompt = _Prompt(call, arguments, total, feeding.keep, _MARKS.get(base, ()))
-    with feeding.on(prompt):
+    with feeding.on(prompt, given):
         for start, stop in spans(borders, total, batch):
             fed_prompt.feed(start, stop)
+    _keep_positions(cache, given)
     output = fed_prompt.whole()
     if not wants_cache:
         output.past_key_values = None
