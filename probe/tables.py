@@ -1,8 +1,9 @@
 """Open tables: rows by name, to which other packages add theirs without a fork.
 
-A row is a small frozen object with a `name`. Whoever has one calls `register(row)`. An installed package names its rows in the
-entry-point group `weavescope`, and is asked for them the first time that somebody looks for a name that is not there, or at
-all of a table; so nothing is loaded while modules are still being imported, unless one of them walks through a table.
+A row is a small frozen object with a `name`. Whoever has one calls `register(row)`. An installed package names its rows
+in the entry-point group `weavescope`, and is asked for them the first time that somebody looks for a name that is not
+there, or at all of a table; so nothing is loaded while modules are still being imported, unless one of them walks
+through a table.
 
     [project.entry-points.weavescope]
     mine = "my_package:rows"          # a function without arguments that returns rows, or one row
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from importlib import metadata
+from importlib import import_module, metadata
 from typing import Any, Generic, TypeVar
 
 from probe.errors import ProbeError, unknown
@@ -24,6 +25,13 @@ GROUP = "weavescope"
 R = TypeVar("R", bound=Any)
 _TABLES: list[Table[Any]] = []
 """Every open table that has been imported."""
+
+
+_HOMES = (
+    "probe.schemes", "probe.schemes.weaves", "probe.seam.families", "probe.recording.sites",
+    "probe.thresholds.detectors", "probe.tasks.inputs", "probe.tasks.evaluate",
+)  # fmt: skip
+"""Modules with a table."""
 
 
 class Table(Mapping[str, R], Generic[R]):
@@ -89,6 +97,13 @@ class Table(Mapping[str, R], Generic[R]):
         return len(self._rows)
 
 
+def every_table() -> tuple[Table[Any], ...]:
+    """Every open table, those of modules that nobody has imported yet included."""
+    for module in _HOMES:
+        import_module(module)
+    return tuple(_TABLES)
+
+
 def register(row: R, *, replace: bool = False) -> R:
     """Add a row to the table that it belongs to, by its class; can be used as a decorator of a class.
 
@@ -117,7 +132,8 @@ _loaded = False
 def load_plugins() -> None:
     """Ask every installed package that has rows for them, once.
 
-    What fails is left out with a warning on stderr: one row whose name is taken, or a whole package that does not import.
+    What fails is left out with a warning on stderr: one row whose name is taken, or a whole package that does not
+    import.
     """
     global _loaded
     if _loaded:

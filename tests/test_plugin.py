@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from weavescope.parts import Part, Weave
-from weavescope.rows import Detection, Detector, Parameter, Preset, Site
+from weavescope.rows import AttentionSite, Detection, Detector, ModuleSite, Parameter, Preset
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ def rows():
         ),
         Preset("rerope", "not the one you know", "theirs"),
         Detector("at-M", "always the window", lambda reference, series, M, settings: Detection(0.0, "above", M, -1.0)),
-        Site("normed", "what the attention reads", lambda family, layer: layer.input_layernorm),
+        ModuleSite("normed", "what the attention reads", lambda family, layer: layer.input_layernorm),
+        AttentionSite("own_mass", "on the token itself", lambda block: block.weights.diagonal(block.first, -2, -1)),
     ]
 '''
 
@@ -116,7 +117,7 @@ def test_the_command_runs_their_scheme_detector_and_site(
         "--detector",
         "at-M",
         "--site",
-        "normed",
+        "normed,own_mass",
         "--input",
         "token:5",
         "--length",
@@ -128,7 +129,7 @@ def test_the_command_runs_their_scheme_detector_and_site(
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)["rows"]
     assert {(row["scheme"], row["site"], row["predicted"]) for row in rows} == {
-        (scheme, "normed", 64) for scheme in ("origin", "halved", "halved(N=8)+logn")
+        (scheme, site, 64) for scheme in ("origin", "halved", "halved(N=8)+logn") for site in ("normed", "own_mass")
     }
 
 

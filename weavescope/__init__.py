@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from probe.tables import register
     from probe.thresholds.detectors import Detection, DetectorSettings, Untold, detect
     from probe.thresholds.verdicts import Verdict
-    from weavescope.listing import models, scheme, schemes
+    from weavescope.listing import choices, models, scheme, schemes
     from weavescope.measuring import bench
     from weavescope.model import Model, load, wrap
     from weavescope.run import Run, list_runs, open_run
@@ -44,7 +44,7 @@ _HOMES = {
     "probe.tables": ("register",),
     "probe.thresholds.detectors": ("Detection", "DetectorSettings", "Untold", "detect"),
     "probe.thresholds.verdicts": ("Verdict",),
-    "weavescope.listing": ("models", "scheme", "schemes"),
+    "weavescope.listing": ("choices", "models", "scheme", "schemes"),
     "weavescope.measuring": ("bench",),
     "weavescope.model": ("Model", "load", "wrap"),
     "weavescope.run": ("Run", "list_runs", "open_run"),
@@ -71,6 +71,7 @@ __all__ = [
     "Verdict",
     "__version__",
     "bench",
+    "choices",
     "detect",
     "list_runs",
     "load",

@@ -1,13 +1,15 @@
-"""What there is: schemes and models, as records."""
+"""What there is: schemes, models and rows of open tables, as records."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from probe.errors import unknown
 from probe.models.embedded import MODELS
 from probe.results import Records
 from probe.schemes import OPTIONS, PRESETS, Scheme, parse_scheme
+from probe.tables import every_table
 
 
 @dataclass(frozen=True)
@@ -83,3 +85,44 @@ def models() -> Records[ModelEntry]:
         ModelEntry(row.name, row.positions, row.window, (row.folder / "config.json").exists(), row.summary)
         for row in MODELS.values()
     )
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A row of an open table, to which other packages may add theirs.
+
+    Attributes:
+        table: what it is: "site", "detector", "task", ...
+        name: by which it is asked for.
+        help: what it is or does.
+    """
+
+    table: str
+    name: str
+    help: str
+
+
+def choices(table: str | None = None) -> Records[Choice]:
+    """What can be chosen by name: rows of every open table, or of one.
+
+    Args:
+        table: "site", "detector", "task", "input kind", "scheme", "part of a scheme", "weave" or "model family".
+
+    Raises:
+        UnknownNameError: there is no such table.
+
+    >>> "entropy" in choices("site").column("name")
+    True
+    """
+    known = {found.what: found for found in every_table()}
+    if table is not None and table not in known:
+        raise unknown("table", table, known)
+    named = known if table is None else {table: known[table]}
+    return Records(Choice(what, name, _said(row)) for what, rows in named.items() for name, row in rows.items())
+
+
+def _said(row: object) -> str:
+    """What a row says of itself, in one line."""
+    if isinstance(row, type):
+        return (row.__doc__ or "").strip().splitlines()[0]
+    return str(next(getattr(row, name) for name in ("help", "summary", "positions") if hasattr(row, name)))

@@ -66,7 +66,7 @@ class Model:
 
     def __repr__(self) -> str:
         return (
-            f"Model({self.name!r}: {self.loaded.family.model_type}, {self.layers} layers, window {self.window}, "
+            f"Model({self.name!r}: {self.loaded.family.name}, {self.layers} layers, window {self.window}, "
             f"{self.hf.dtype} on {self.device})"
         )
 
@@ -98,7 +98,7 @@ class Model:
             scheme: text such as "mesa+logn", or an object, one of your own too.
             backend: "pieces" (fast) or "dense" (the reference, with gradients).
             chunk_batch: middle chunks of a chunked prompt that go through the model together.
-            options: further ones of `probe.seam.apply.apply_scheme`: exact_angles, prompt, observe.
+            options: further ones of `probe.seam.apply.apply_scheme`: exact_angles, prompt.
 
         Raises:
             ProbeError: a scheme that the model has no use for, or one applied already.
@@ -202,7 +202,7 @@ class Model:
         force: bool = False,
         progress: Progress | None = None,
     ) -> Run:
-        """As `probe`, with the settings as one object."""
+        """`probe`, with the settings as one object."""
         target = temporary_run_folder() if out is None else Path(out)
         told = {} if progress is None else {"progress": progress}
         run = Run(run_probe(self.loaded, settings, target, force=force, **told).path)

@@ -14,7 +14,7 @@ point.
 A weave class is a row too.
 """
 
-from probe.recording.sites import Site
+from probe.recording.sites import AttentionSite, ModuleSite
 from probe.schemes.options import Option
 from probe.schemes.presets import Parameter, Preset
 from probe.seam.families import Family
@@ -23,15 +23,16 @@ from probe.tasks.inputs import InputKind
 from probe.thresholds.detectors import Detection, Detector, DetectorSettings, Untold
 
 __all__ = [
+    "AttentionSite",
     "Detection",
     "Detector",
     "DetectorSettings",
     "Family",
     "InputKind",
+    "ModuleSite",
     "Option",
     "Parameter",
     "Preset",
-    "Site",
     "Task",
     "Untold",
 ]

@@ -1,8 +1,9 @@
 """One query over a long cache of raw keys: the query is turned once per distinct relative position, never the cache.
 
-Keys at one relative position are scored with one turned query; long runs of equal length (the stair's) are one batched product over
-views of the cache. Where every key has a position of its own there are as many turned queries as keys, so there the keys are
-turned, a chunk at a time in a buffer that stays in the processor's cache. Then one softmax over all scores.
+Keys at one relative position are scored with one turned query; long runs of equal length (the stair's) are one batched
+product over views of the cache. Where every key has a position of its own there are as many turned queries as keys, so
+there the keys are turned, a chunk at a time in a buffer that stays in the processor's cache. Then one softmax over all
+scores.
 """
 
 from __future__ import annotations
@@ -16,24 +17,28 @@ from torch import Tensor
 
 from probe.attention.encoding import Encoding
 from probe.attention.kernels import grouped
-from probe.schemes.pieces import Compiled, Piece
+from probe.schemes.pieces import Compiled, Piece, PlanName
 
 _LONG = 16
 """Mean run length from which turning the query per run is cheaper than turning the keys."""
 
 _CHUNK = {"cpu": 512, "cuda": 1 << 15}
-"""Keys turned at a time by kind of device: on a GPU every operation is a launch, which costs as much as thousands of keys."""
+"""Keys turned at a time by kind of device: on a GPU every operation is a launch, which costs as much as thousands of
+keys.
+"""
 
 _COPIED = 1 << 17
-"""Keys up to which, on a GPU, a copy that lets one product do all heads takes less time than the launches of a product per head."""
+"""Keys up to which, on a GPU, a copy that lets one product do all heads takes less time than the launches of a product
+per head.
+"""
 
 
 @dataclass(frozen=True)
 class Segment:
     """Keys start..stop-1 of the cache, in `runs` runs of equal length, each at one relative position.
 
-    Where keys have positions of their own, runs is 0 and `q_pos`, `k_pos` are what the query and the keys are turned by;
-    else `q_pos` has the relative position of every run. `relative` has one position per key, for a bias.
+    Where keys have positions of their own, runs is 0 and `q_pos`, `k_pos` are what the query and the keys are turned
+    by; else `q_pos` has the relative position of every run. `relative` has one position per key, for a bias.
     """
 
     start: int
@@ -80,18 +85,16 @@ def _ordered(pieces: Sequence[Piece]) -> list[Piece]:
     return sorted(pieces, key=lambda piece: int(piece.lo[0]))
 
 
-def _planned(pieces: Sequence[Piece], encoding: Encoding, chunk: int) -> list[Segment]:
+def _planned(pieces: Compiled, encoding: Encoding, chunk: int) -> list[Segment]:
     """The segments of all pieces, kept beside them for the other layers."""
-    plans = pieces.plans if isinstance(pieces, Compiled) else {}
     turns = encoding.turns(torch.ones(1))
-    name = ("decode", turns, chunk)
-    if name not in plans:
+
+    def segments() -> list[Segment]:
         # Positions that turn nothing are no reason to cut keys up.
-        plans[name] = [
-            segment for piece in _ordered(pieces) for segment in (_segments(piece, chunk) if turns else [_whole(piece)])
-        ]
-    planned: list[Segment] = plans[name]
-    return planned
+        parts = (_segments(piece, chunk) if turns else [_whole(piece)] for piece in _ordered(pieces))
+        return [segment for part in parts for segment in part]
+
+    return pieces.planned(PlanName(Segment, (turns, chunk)), segments)
 
 
 def _whole(piece: Piece) -> Segment:
@@ -139,17 +142,17 @@ def _scores(
     scores = torch.empty(*key.shape[:2], group, total, dtype=dtype, device=query.device)
     widest = max((segment.stop - segment.start for segment in segments if not segment.runs), default=0)
     buffer = torch.empty(*key.shape[:2], widest, key.shape[3], dtype=key.dtype, device=key.device)
-    turned: dict[int, Tensor] = {}
+    turned: tuple[Tensor, Tensor] | None = None
     at = 0
     for segment in segments:
         keys, size = key[:, :, segment.start : segment.stop], segment.stop - segment.start
         if segment.runs:
             part = _scored_by_run(query, keys, segment, encoding)
         else:
-            name = id(segment.q_pos)
-            if name not in turned:
-                turned[name] = grouped(encoding.turned(query, segment.q_pos), key.shape[1])[:, :, :, 0]
-            part = turned[name] @ encoding.turned(keys, segment.k_pos, buffer[:, :, :size]).transpose(-1, -2)
+            # Chunks of one piece follow one another, and share the query's position.
+            if turned is None or turned[0] is not segment.q_pos:
+                turned = segment.q_pos, grouped(encoding.turned(query, segment.q_pos), key.shape[1])[:, :, :, 0]
+            part = turned[1] @ encoding.turned(keys, segment.k_pos, buffer[:, :, :size]).transpose(-1, -2)
         torch.mul(part.to(dtype), scaling, out=scores[..., at : at + size])
         at += size
     return scores
@@ -179,7 +182,7 @@ def attend_one(
     query: Float[Tensor, "batch heads 1 dim"],
     key: Float[Tensor, "batch kv_heads keys dim"],
     value: Float[Tensor, "batch kv_heads keys dim"],
-    pieces: Sequence[Piece],
+    pieces: Compiled,
     encoding: Encoding,
     scaling: float,
 ) -> Float[Tensor, "batch heads 1 dim"]:
@@ -189,7 +192,7 @@ def attend_one(
         query: the query; its heads are a multiple of the keys' heads.
         key: raw keys.
         value: values.
-        pieces: the scheme compiled for this query; what `compile_pieces` returns keeps the segments for the other layers.
+        pieces: the scheme compiled for this query, with its segments, which the other layers share.
         encoding: how positions enter.
         scaling: factor on the scores.
     """

@@ -1,8 +1,8 @@
 """How a position enters a score: the one interface that rotations, biases and 'not at all' share.
 
-Inside a piece the relative position is q_pos - k_pos, and every encoding here splits accordingly: something done to a query
-at q_pos, something to a key at k_pos, and, for a bias, a term for the key beside one that is constant per query. Softmax does
-not see the latter, but the log-sum-exp by which pieces are merged does.
+Inside a piece the relative position is q_pos - k_pos, and every encoding here splits accordingly: something done to a
+query at q_pos, something to a key at k_pos, and, for a bias, a term for the key beside one that is constant per query.
+Softmax does not see the latter, but the log-sum-exp by which pieces are merged does.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import ClassVar
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from probe.attention.placing import placed
 
@@ -70,26 +71,29 @@ class Encoding(ABC):
 class Alibi(Encoding):
     """ALiBi: score - slope * relative, one slope per head (https://arxiv.org/abs/2108.12409).
 
-    `bias` is taken relative to a query near by (`reference`), so that near keys, which matter, have small biases: a bias of
-    slope * k_pos would round by 1e-3 at position 16k in float32.
+    `bias` is taken relative to a query near by (`reference`), so that near keys, which matter, have small biases: a
+    bias of slope * k_pos would round by 1e-3 at position 16k in float32.
     """
 
     slopes: Float[Tensor, " heads"]
     biased: ClassVar[bool] = True
 
+    @override
     def turned(
         self,
         x: Float[Tensor, "batch heads n dim"],
         positions: Float[Tensor, " n"],
         out: Float[Tensor, "batch heads n dim"] | None = None,
     ) -> Float[Tensor, "batch heads n dim"]:
-        """As `Encoding.turned`: x."""
+        """x."""
         return x if out is None else out.copy_(x)
 
+    @override
     def turns(self, positions: Float[Tensor, " n"]) -> bool:
-        """As `Encoding.turns`: never."""
+        """Never."""
         return False
 
+    @override
     def scores(
         self,
         query: Float[Tensor, "batch heads queries dim"],
@@ -97,21 +101,22 @@ class Alibi(Encoding):
         relative: Float[Tensor, "queries keys"],
         scaling: float,
     ) -> Float[Tensor, "batch heads queries keys"]:
-        """As `Encoding.scores`."""
         slopes = placed(self.slopes, query, torch.float64)
         bias = -slopes[:, None, None] * placed(relative, query, torch.float64)
         return query @ key.transpose(-1, -2) * scaling + bias.to(query.dtype)
 
+    @override
     def bias(self, k_pos: Float[Tensor, " keys"], reference: float, like: Tensor) -> Float[Tensor, "heads keys"]:
-        """As `Encoding.bias`: -slope * (reference - k_pos), in float32 at least."""
+        """-slope * (reference - k_pos), in float32 at least."""
         slopes = placed(self.slopes, like, torch.float64)
         value = slopes[:, None] * (placed(k_pos, like, torch.float64) - reference)
         return value.to(torch.promote_types(like.dtype, torch.float32))
 
+    @override
     def offset(
         self, q_pos: Float[Tensor, " queries"], reference: float, like: Tensor
     ) -> Float[Tensor, "heads queries"]:
-        """As `Encoding.offset`: -slope * (q_pos - reference)."""
+        """-slope * (q_pos - reference)."""
         slopes = placed(self.slopes, like, torch.float64)
         value = slopes[:, None] * (reference - placed(q_pos, like, torch.float64))
         return value.to(torch.promote_types(like.dtype, torch.float32))

@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from typing_extensions import override
 
 from probe.attention.placing import placed
 
@@ -61,8 +62,8 @@ class Tail(Mask):
 
     whole: Mask | None = None
 
+    @override
     def added(self, like: Tensor) -> Float[Tensor, "queries keys"]:
-        """As `Mask.added`."""
         assert self.whole is not None
         return self.whole.added(like)[:, self.whole.seen.shape[1] - self.seen.shape[1] :]
 
@@ -72,7 +73,8 @@ def _cpu_flash(
 ) -> Partial:
     """Torch's CPU kernel: fewer key heads than query heads are fine, keys are never expanded.
 
-    It takes what is added in float32 beside half types, which would round a bias by more than it differs between the nearest keys.
+    It takes what is added in float32 beside half types, which would round a bias by more than it differs between the
+    nearest keys.
     """
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         query, key, value, 0.0, causal, attn_mask=added, scale=scaling
@@ -101,7 +103,8 @@ def _cuda_efficient(
 ) -> Partial:
     """The memory-efficient kernel: a mask, as many key heads as query heads, and a log-sum-exp padded to 32 queries.
 
-    A key head that several query heads share becomes a batch entry of its own, of which each of them has a view: no key is copied.
+    A key head that several query heads share becomes a batch entry of its own, of which each of them has a view: no key
+    is copied.
     """
     batch, heads, queries, _ = query.shape
     lead = (batch, key.shape[1], heads // key.shape[1])
@@ -186,7 +189,8 @@ def _attend(
         return _kernel(query, mask is not None)(query, key, value, scaling, added, causal)
     kernel, row = _kernel(query, True), bias[None, :, None]
     if kernel is _cuda_efficient:
-        # It takes what is added in the queries' type; a half type rounds a bias by more than it differs between the nearest keys.
+        # It takes what is added in the queries' type; a half type rounds a bias by more than it differs between the
+        # nearest keys.
         wide = query.float(), key.float(), value.float()
         out, lse = _biased(kernel, *wide, scaling, mask, row, causal)
         return out.to(query.dtype), lse

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,22 +15,19 @@ from probe.attention.kernels import Partial, attend, merge_
 from probe.attention.placing import placed
 from probe.attention.plan import Call, Planner, Rows, Stage, plan
 from probe.errors import ProbeError
-from probe.schemes.pieces import Compiled, Piece
+from probe.schemes.pieces import Compiled, PlanName
 
 QUERY_BLOCK = {"cpu": 256, "cuda": 2048}
 """Queries per masked kernel call by kind of device."""
 
 
-def _planned(pieces: Sequence[Piece], first: int, block: int, encoding: Encoding) -> list[Stage]:
+def _planned(pieces: Compiled, first: int, block: int, encoding: Encoding) -> list[Stage]:
     """The plan of these pieces, kept beside them for the other layers."""
     raw_zero = not encoding.turns(torch.zeros(1))
     # A bias is taken relative to a query near by, so that with one no call may span many queries.
-    name = ("prefill", block, encoding.biased, raw_zero)
-    plans = pieces.plans if isinstance(pieces, Compiled) else {}
-    if name not in plans:
-        plans[name] = plan(pieces, first, Planner(block, whole=not encoding.biased), raw_zero)
-    planned: list[Stage] = plans[name]
-    return planned
+    planner = Planner(block, whole=not encoding.biased)
+    name = PlanName(Stage, (block, encoding.biased, raw_zero))
+    return pieces.planned(name, lambda: plan(pieces, first, planner, raw_zero))
 
 
 def _taken(x: Tensor, rows: Rows) -> Tensor:
@@ -116,7 +112,7 @@ def attend_pieces(
     query: Float[Tensor, "batch heads queries dim"],
     key: Float[Tensor, "batch kv_heads keys dim"],
     value: Float[Tensor, "batch kv_heads keys dim"],
-    pieces: Sequence[Piece],
+    pieces: Compiled,
     encoding: Encoding,
     scaling: float,
     block: int | None = None,
@@ -127,12 +123,12 @@ def attend_pieces(
         query: the last `queries` positions of the `keys` positions; their heads are a multiple of the keys' heads.
         key: raw keys.
         value: values.
-        pieces: the scheme compiled for exactly these queries and keys. What `compile_pieces` returns keeps the plan of its
-            calls, so that layers which pass the same object share it.
+        pieces: the scheme compiled for exactly these queries and keys, with the plan of its calls, so that layers which
+            pass the same object share it.
         encoding: how positions enter, at the scheme's frequencies.
         scaling: factor on the scores.
-        block: queries per masked kernel call; default by device. A single query is decoded (`probe.attention.decode`), unless
-            this is given.
+        block: queries per masked kernel call; default by device. A single query is decoded (`probe.attention.decode`),
+            unless this is given.
 
     Raises:
         ProbeError: at a backward pass.
@@ -164,7 +160,7 @@ def _attend_many(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    pieces: Sequence[Piece],
+    pieces: Compiled,
     encoding: Encoding,
     scaling: float,
     block: int | None,

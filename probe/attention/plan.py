@@ -1,17 +1,19 @@
 """What the pieces of one compilation become: a list of kernel calls, worked out once and run by every layer.
 
-A kernel is fast where it needs no mask and has many queries (torch's CPU kernel does 150 GFLOP/s on 768 queries and more,
-125 on 256, 100 on 64 where those were measured), so runs of queries are called whole where their key ranges allow it:
+A kernel is fast where it needs no mask and has many queries (torch's CPU kernel does 150 GFLOP/s on 768 queries and
+more, 125 on 256, 100 on 64 where those were measured), so runs of queries are called whole where their key ranges allow
+it:
 
 - bounds that stand still: one unmasked call;
 - a start that stands still and an end that moves with the query: an unmasked rectangle, and a square that the
   kernel itself treats as causal;
 - anything else, such as a band: blocks of queries with a mask, cut where a bound jumps.
 
-Pieces that take turns over the queries with keys hardly apart (the stair's: one per residue of t, keys a step apart where residues
-say so) would be calls of few queries each. They are turned round: keys that all pieces move alike are one class, and a few
-classes are called at once for all queries, at the last class's positions. A query for which the first class moves
-otherwise is masked from the keys that do, and sees these in a second call. So nearly every score is computed once.
+Interleaved pieces, which share out the queries with keys hardly apart (the stair's: one per residue of t, keys a step
+apart where residues say so), would be calls of few queries each. They are regrouped by key: keys that all pieces move
+alike are one class, and a few classes are called at once for all queries, at the last class's positions. A query for
+which the first class moves otherwise is masked from the keys that do, and sees these in a second call. So nearly every
+score is computed once.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ _FEW = 32
 
 
 _OVERHEAD = 90
-"""What turning all queries and merging their results costs, in keys that every query might see instead. Measured on CPU."""
+"""What turning all queries and merging their results costs, in keys that every query might see instead. Measured on
+CPU.
+"""
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,9 @@ class Call:
 class Stage:
     """Calls that share queries and keys at given positions.
 
-    `update` says which keys of the turned cache have to be turned anew, to the positions `update_pos`, because the stages before
-    left others there. `raw` keys are all at position 0 and used as they are. With `only`, the stage has those keys alone.
+    `update` says which keys of the turned cache have to be turned anew, to the positions `update_pos`, because the
+    stages before left others there. `raw` keys are all at position 0 and used as they are. With `only`, the stage has
+    those keys alone.
     """
 
     rows: Rows
@@ -156,7 +161,7 @@ class Planner:
             yield from self._blocks(lo, hi, start, stop, size)
 
     def _blocks(self, lo: Tensor, hi: Tensor, start: int, stop: int, size: int) -> Iterator[_Shape]:
-        """Blocks of queries: one masked call, or three where what all queries see is wide enough to be worth its own."""
+        """Blocks of queries: one masked call, or three where what all see is wide enough to be worth its own."""
         for rows in _chunks(start, stop, size):
             low, high = lo[rows], hi[rows]
             first, inner_lo, inner_hi, last = int(low[0]), int(low[-1]), int(high[0]), int(high[-1])
@@ -197,7 +202,7 @@ class Planner:
                 yield _Shape(rows, slice(first, last), mask=mask)
 
     def _pattern(self, lo: Tensor, hi: Tensor, owner: Tensor, shown: Tensor) -> Mask:
-        """The mask of bounds relative to the last key; a kept one, or the end of one, where what is shown is the same."""
+        """The mask of bounds relative to the last key; a kept one, or the end of one, where it shows the same."""
         width = shown.shape[1]
         low = lo if bool((lo > -width).any()) else lo[:0]
         name = tuple(x.numpy().tobytes() for x in (low, hi, owner))
@@ -218,8 +223,8 @@ class Planner:
 class Group:
     """Queries, ascending, over keys at given positions: a piece, or a class of keys for the queries of several.
 
-    `shown[owner[n]]` are the keys that query n may see in its range; None for all. `only` are the keys there are, to which
-    positions and bounds then refer; None for all. `rows` are the queries of one call, where something is shown.
+    `shown[owner[n]]` are the keys that query n may see in its range; None for all. `only` are the keys there are, to
+    which positions and bounds then refer; None for all. `rows` are the queries of one call, where something is shown.
     """
 
     queries: Int[Tensor, " queries"]
@@ -257,7 +262,9 @@ def _families(pieces: Sequence[Piece]) -> list[list[Piece]]:
 
 @dataclass(frozen=True)
 class _Family:
-    """Pieces that take turns: their queries in one row, and how far each piece moves each key from where the first has it."""
+    """Interleaved pieces: their queries in one row, and how far each piece moves each key from where the first has
+    it.
+    """
 
     queries: Tensor
     q_pos: Tensor
@@ -326,7 +333,7 @@ def _turned_round(pieces: list[Piece], block: int) -> list[Group] | None:
 
 
 def _groups(pieces: Sequence[Piece], planner: Planner) -> Iterator[Group]:
-    """The pieces, families turned round."""
+    """The pieces, families of interleaved ones regrouped by key."""
     for family in _families(pieces):
         # A bias wants few queries per call, which the pieces of a family have as they are.
         turned = _turned_round(family, planner.block) if len(family) > 1 and planner.whole else None

@@ -1,4 +1,6 @@
-"""Rotation of queries and keys by given positions, as the model's own rotary does it: RoPE, and with no frequencies NoPE."""
+"""Rotation of queries and keys by given positions, as the model's own rotary does it: RoPE, and with no frequencies
+NoPE.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +9,19 @@ from dataclasses import dataclass, field
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from probe.attention.encoding import Encoding
 from probe.attention.placing import placed
 
 _CHUNK = {"cpu": 512, "cuda": 1 << 15}
-"""Positions rotated at a time by kind of device: on CPU, so that the temporary stays in the processor's cache; elsewhere, so that it is
+"""Positions rotated at a time by kind of device: on CPU, so that the temporary stays in the processor's cache;
+elsewhere, so that it is
 small beside the keys."""
 
 _TABLES = {"cpu": 16, "cuda": 128}
-"""How many tables of cosines and sines are kept by kind of device: a scheme has a few position vectors per pass, and every layer uses
+"""How many tables of cosines and sines are kept by kind of device: a scheme has a few position vectors per pass, and
+every layer uses
 them. The stair has a few dozen; on a GPU to make these anew takes longer than to use them."""
 
 _Tables = tuple[Float[Tensor, "rows half"], Float[Tensor, "rows half"]]
@@ -24,7 +29,8 @@ _Tables = tuple[Float[Tensor, "rows half"], Float[Tensor, "rows half"]]
 
 @dataclass(frozen=True)
 class Rotary(Encoding):
-    """A model's rotary: frequencies (with the scheme's factors in, on the CPU), the amplitude of cos and sin, the precision of angles.
+    """A model's rotary: frequencies (with the scheme's factors in, on the CPU), the amplitude of cos and sin, the
+    precision of angles.
 
     `angle_dtype` float32 is what transformers uses, so plain RoPE is bitwise the stock model; float64 is exact to
     the last bit of a float32 model at any position.
@@ -51,17 +57,21 @@ class Rotary(Encoding):
         angles = placed(positions, like, self.angle_dtype)[:, None] * placed(self.inv_freq, like, self.angle_dtype)
         return (angles.cos() * self.amplitude).to(like.dtype), (angles.sin() * self.amplitude).to(like.dtype)
 
+    @override
     def turns(self, positions: Float[Tensor, " n"]) -> bool:
-        """As `Encoding.turns`: positions other than 0, frequencies other than 0, or an amplitude."""
+        """Positions other than 0, frequencies other than 0, or an amplitude."""
         return self.amplitude != 1.0 or (bool(self.inv_freq.any()) and bool(positions.any()))
 
+    @override
     def turned(
         self,
         x: Float[Tensor, "batch heads n dim"],
         positions: Float[Tensor, " n"],
         out: Float[Tensor, "batch heads n dim"] | None = None,
     ) -> Float[Tensor, "batch heads n dim"]:
-        """As `Encoding.turned`: rotate the first 2*half dimensions of every head; pairs are (j, j + half), the rest passes through."""
+        """Rotate the first 2*half dimensions of every head; pairs are (j, j + half), the rest
+        passes through.
+        """
         if len(positions) == 0 or not self.turns(positions):
             return x if out is None else out.copy_(x)
         cos, sin = self.tables(positions, x)
@@ -76,6 +86,7 @@ class Rotary(Encoding):
             _rotate(x[:, :, mine, : 2 * half], *tables, out[:, :, mine, : 2 * half])
         return out
 
+    @override
     def scores(
         self,
         query: Float[Tensor, "batch heads queries dim"],
@@ -83,7 +94,7 @@ class Rotary(Encoding):
         relative: Float[Tensor, "queries keys"],
         scaling: float,
     ) -> Float[Tensor, "batch heads queries keys"]:
-        """As `Encoding.scores`: q^T R(relative * theta) k, one frequency at a time.
+        """q^T R(relative * theta) k, one frequency at a time.
 
         A pair (a, b) turned by an angle x scores (qa ka + qb kb) cos x + (qa kb - qb ka) sin x.
         """

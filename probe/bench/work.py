@@ -97,7 +97,7 @@ def attention_work(loaded: LoadedModel, model: PreTrainedModel, stock: bool, len
         ProbeError: a family without a rotary.
     """
     if not loaded.family.rotary:
-        raise ProbeError(f"bench attention: expected a model with a rotary, got family {loaded.family.model_type!r}")
+        raise ProbeError(f"bench attention: expected a model with a rotary, got family {loaded.family.name!r}")
     inputs = _random_qkv(loaded, length, seed)
 
     def work() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 from probe.commands import options, show
 from probe.commands.command import Command
@@ -32,7 +33,10 @@ def _options(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what is recorded")
     what.add_argument("--layer", help="layers, 1 is the first: 1,2 or 1-4 or all (default: 1,2)")
     what.add_argument("--dim", help="hidden dimensions, from 0: 1,6 or 0-19 or all (default: 0,1)")
-    what.add_argument("--site", default="resid", help="resid (layer output), attn, mlp, or several (default: resid)")
+    what.add_argument(
+        "--site", default="resid", help="resid (layer output), attn, mlp; entropy, score_max, ... per head, with heads "
+        "for --dim; or several; `probe choices site` lists them (default: resid)",
+    )  # fmt: skip
     options.add_scheme(what, None, "origin,dynamic-ntk,rerope; origin,rerope,stair without RoPE")
     what.add_argument("--length", type=int, help="tokens (default: four windows, or a file whole)")
     what.add_argument(
@@ -42,7 +46,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
     judge = parser.add_argument_group("how it is judged")
     judge.add_argument(
         "--detector",
-        help="range (seen inside the window) or paper (value at M); default: range, paper for constructions",
+        help="range (seen inside the window), paper (value at M), ...; default: range, paper for constructions",
     )
     judge.add_argument("--burn-in", type=int, help="first position of the in-window reference (default: M/8)")
     judge.add_argument("--run-length", type=int, help="positions that a crossing must last (default: max(8, M/16))")
@@ -63,8 +67,10 @@ def _options(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
-def _numbers(text: str | None, what: str, everything: Sequence[int]) -> tuple[int, ...] | None:
-    return None if text is None else parse_numbers(text, what, everything)
+def _numbers(text: str | None, what: str, everything: Sequence[int]) -> tuple[int, ...] | Literal["all"] | None:
+    if text is None or text.strip() == "all":
+        return "all" if text else None
+    return parse_numbers(text, what, everything)
 
 
 def _run(args: argparse.Namespace) -> None:

@@ -165,7 +165,7 @@ def models(embedded: Sequence[EmbeddedModel], families: Mapping[str, Family], js
     print("\nAny local folder or hub id of these families works too, by how positions enter:")
     loadable = [row for row in families.values() if row.head]
     for how in dict.fromkeys(row.positions for row in loadable):
-        print(f"  {how}: {', '.join(row.model_type for row in loadable if row.positions == how)}")
+        print(f"  {how}: {', '.join(row.name for row in loadable if row.positions == how)}")
 
 
 def schemes(window: int, presets: Sequence[Row], options: Sequence[Row], json_only: bool) -> None:

@@ -204,7 +204,8 @@ def load_model(
 def wrap_model(
     model: Any, tokenizer: PreTrainedTokenizerBase | None = None, *, window: int | None = None, name: str | None = None
 ) -> LoadedModel:
-    """A model that is in memory already: on a GPU, quantised, with adapters. It stays where it is, and is put in eval mode.
+    """A model that is in memory already: on a GPU, quantised, with adapters. It stays where it is, and is put in eval
+    mode.
 
     Args:
         model: a causal LM of a supported family; of a PEFT model its base, in which the adapters' layers are.
@@ -309,8 +310,8 @@ def _check_weights(name: str, model: PreTrainedModel, info: dict[str, Any]) -> N
 
     The loading info already leaves out tied weights and what the model's class declares to be of no use.
     """
-    # A head of another task (score.weight) is no part of a language model, and more tensors of a module that is there (scales of a
-    # quantised cache) leave its weights what they are; a layer too many is a part that is not there.
+    # A head of another task (score.weight) is no part of a language model, and more tensors of a module that is there
+    # (scales of a quantised cache) leave its weights what they are; a layer too many is a part that is not there.
     modules = {name for top in (model, model.base_model) for name, _ in top.named_modules()}
     own = {
         model.base_model_prefix,

@@ -1,19 +1,19 @@
-"""Forward hooks that keep the chosen dimensions of the chosen layers, and nothing else."""
+"""Keep the chosen dimensions of the chosen layers, and nothing else."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from probe.errors import FieldError, ProbeError
-from probe.recording.sites import SITES
+from probe.errors import FieldError, ProbeError, literal
+from probe.recording.sites import SITES, AttentionSite, Take
 from probe.seam.chunked_prefill import marked
-from probe.seam.construction import ProbedModel
+from probe.seam.construction import ProbedModel, ToyModel
 from probe.seam.families import Family, family_of, unwrapped
 
 Key = tuple[str, int]
@@ -27,15 +27,13 @@ class Recording:
     dims: list[int]
     _chunks: dict[Key, list[Tensor]] = field(default_factory=dict)
 
-    def add(self, key: Key, output: object) -> None:
-        """Keep one forward call's output of a module; several calls follow one another in position."""
-        hidden = output[0] if isinstance(output, tuple) else output
-        assert isinstance(hidden, Tensor)
-        index = torch.tensor(self.dims, device=hidden.device)
-        self._chunks.setdefault(key, []).append(hidden.detach().index_select(-1, index).float().cpu())
+    def add(self, key: Key, values: Float[Tensor, "batch positions width"]) -> None:
+        """Keep what one forward call gave; several calls follow one another in position."""
+        index = torch.tensor(self.dims, device=values.device)
+        self._chunks.setdefault(key, []).append(values.detach().index_select(-1, index).float().cpu())
 
     def mark(self) -> Callable[[], None]:
-        """What forgets all that is added from now on: a call that failed in a deeper layer, and is tried again in
+        """What drops all that is added from now on: of a call that failed in a deeper layer, and is tried again in
         parts.
         """
         counts = {key: len(chunks) for key, chunks in self._chunks.items()}
@@ -66,14 +64,20 @@ def check_sites(
     Raises:
         ProbeError: an unknown site, or a layer or dimension out of range; the message says the range.
     """
-    width = min((SITES[site].width(model.config) for site in sites), default=0)
     count = len(family.layer_list(model))
     for layer in layers:
         if not 1 <= layer <= count:
             raise FieldError("layers", f"1 to {count} (layer 1 is the first)", layer)
-    for dim in dims:
-        if not 0 <= dim < width:
-            raise FieldError("dims", f"0 to {width - 1}", dim)
+    dims = list(dims)
+    for site in (SITES[site] for site in sites):
+        if isinstance(model, ToyModel) and isinstance(site, AttentionSite):
+            raise FieldError(
+                "sites", "a module's output", literal(site.name), "a construction's attention is not watched"
+            )
+        width = site.width(model.config)
+        for dim in dims:
+            if not 0 <= dim < width:
+                raise FieldError("dims", f"0 to {width - 1}, the {site.counts} of site {literal(site.name)}", dim)
 
 
 @contextmanager
@@ -94,21 +98,12 @@ def record(model: ProbedModel, sites: Iterable[str], layers: Iterable[int], dims
     family = family_of(model.config)
     check_sites(model, family, sites, layers, dims)
     recording = Recording(dims)
-    handles: list[torch.utils.hooks.RemovableHandle] = []
 
-    def hook(key: Key) -> None:
-        def keep(_module: nn.Module, _inputs: object, output: object) -> None:
-            recording.add(key, output)
+    def taken(site: str) -> Take:
+        return lambda layer, values: recording.add((site, layer), values)
 
-        layer = family.layer_list(model)[key[1] - 1]
-        handles.append(SITES[key[0]].module(family, layer).register_forward_hook(keep))
-
-    try:
+    with ExitStack() as undo:
         for site in sites:
-            for layer in layers:
-                hook((site, layer))
+            undo.enter_context(SITES[site].recorded(model, family, layers, taken(site)))
         with marked(model, recording.mark):
             yield recording
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -7,9 +7,9 @@ pieces of a scheme are disjoint and together are exactly what the queries see; t
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -18,6 +18,8 @@ from torch import Tensor
 from constructions.weave import Weave, WeaveError
 from probe.errors import ProbeError
 from probe.schemes.visibility import Interval, Visibility
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,27 @@ class Piece:
         return int((self.hi - self.lo).clamp(min=0).sum())
 
 
+@dataclass(frozen=True)
+class PlanName(Generic[T]):
+    """What a plan is called that is kept beside pieces: who made it, and what it depends on beside them."""
+
+    kind: type[T]
+    depends_on: tuple[Hashable, ...]
+
+
 class Compiled(list[Piece]):
-    """The pieces of one compilation; whoever runs them may keep what it worked out beside them, for the next layer."""
+    """The pieces of one compilation; whoever runs them keeps what it worked out beside them, for the next layer."""
 
     def __init__(self, pieces: Iterable[Piece]) -> None:
         super().__init__(pieces)
-        self.plans: dict[Hashable, Any] = {}
+        self._plans: dict[PlanName[Any], Any] = {}
+
+    def planned(self, name: PlanName[T], make: Callable[[], list[T]]) -> list[T]:
+        """The plan of that name, which is made at its first use."""
+        if name not in self._plans:
+            self._plans[name] = make()
+        found: list[T] = self._plans[name]
+        return found
 
 
 def pieces_of(weave: Weave, t: Int[Tensor, " queries"], i: Int[Tensor, " keys"]) -> list[Piece]:

@@ -1,7 +1,7 @@
 """A KV cache in one buffer per layer: a step writes its keys in place, and nothing that is there is copied.
 
-The cache of transformers concatenates: every decoded token copies all keys and values of every layer. Here they are views of a
-buffer with room at the end.
+The cache of transformers concatenates: every decoded token copies all keys and values of every layer. Here they are
+views of a buffer with room at the end.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from typing_extensions import override
 
 from probe.errors import ProbeError
 
@@ -40,9 +41,9 @@ ROOM = 512
 class BufferedLayer(DynamicLayer):
     """One layer's keys and values [batch, kv_heads, tokens, dim] as views of buffers.
 
-    Cropping keeps the views on their buffer; what makes new tensors (beam reordering, selection) is noticed by their address, and
-    the next update moves them into a fresh buffer. So it does with a buffer made in inference mode, which nobody may write
-    outside it. A view taken before a crop shows what is written after it.
+    Cropping keeps the views on their buffer; what makes new tensors (beam reordering, selection) is noticed by their
+    address, and the next update moves them into a fresh buffer. So it does with a buffer made in inference mode, which
+    nobody may write outside it. A view taken before a crop shows what is written after it.
 
     Args:
         expected: tokens that the first allocation must hold.
@@ -105,8 +106,9 @@ class BufferedLayer(DynamicLayer):
             for buffer, old in zip(self._buffers, (self.keys, self.values), strict=True):
                 buffer[:, :, :held] = old
 
+    @override
     def reset(self) -> None:
-        """As `DynamicLayer.reset`; the buffers go too."""
+        """The buffers go too."""
         super().reset()
         self._buffers = None
 
@@ -119,7 +121,8 @@ def buffered(cache: DynamicCache, expected: int, raw: bool = False) -> DynamicCa
 
     `raw` ones take keys from a scheme only, which carry no positions.
 
-    Sliding-window layers are replaced too: a scheme needs every key at its own position, and refuses inputs past that window.
+    Sliding-window layers are replaced too: a scheme needs every key at its own position, and refuses inputs past that
+    window.
     """
     if type(cache) is not DynamicCache or cache.get_seq_length() > 0 or getattr(cache, "offloading", False):
         return cache

@@ -1,8 +1,9 @@
 """Chunked prefill: a long prompt goes through the model a few chunks at a time.
 
-What a token sees is decided by the scheme, from its absolute position and the whole prompt's length, and all earlier keys are in the
-cache. So how a prompt is cut into calls changes memory and speed, not one result: chunks of Mesa that do not depend on
-each other go through together, as rows of one call that share chunk 0's keys in the cache, as many as a budget allows.
+What a token sees is decided by the scheme, from its absolute position and the whole prompt's length, and all earlier
+keys are in the cache. So how a prompt is cut into calls changes memory and speed, not one result: chunks of Mesa that
+do not depend on each other go through together, as rows of one call that share chunk 0's keys in the cache, as many as
+a budget allows.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 
 from probe.errors import FieldError, ProbeError, out_of_memory
+from probe.schemes.scheme import Scheme
 from probe.seam.attributes import attributes
 from probe.seam.cache import buffered, truncate, written_by_a_scheme
 from probe.seam.given import KEPT, GivenPositions, given_positions
+from probe.seam.prompt import PromptState
 
 _BUDGET = {"cpu": 1 << 26, "cuda": 1 << 31}
 """Bytes of activations that a chunk batch may take when it is chosen by itself."""
@@ -36,7 +39,9 @@ _SCHEME = "_weavescope_scheme"
 
 
 def bytes_per_token(config: PretrainedConfig, dtype: torch.dtype) -> int:
-    """Activations of one token in one layer, roughly: the widest are the MLP's, three times its width, and eight hidden states."""
+    """Activations of one token in one layer, roughly: the widest are the MLP's, three times its width, and eight hidden
+    states.
+    """
     width = int(config.hidden_size)
     inner = getattr(config, "intermediate_size", None) or getattr(config, "ffn_dim", None) or 4 * width
     return (3 * int(inner) + 8 * width) * dtype.itemsize
@@ -74,7 +79,8 @@ def check_chunk_batch(value: int | str) -> int | None:
 
 
 def spans(borders: Sequence[int], total: int, batch: int) -> list[tuple[int, int]]:
-    """Token ranges [start, stop) of the calls: `batch` middle chunks each, chunk 0 with the first, the last chunk alone.
+    """Token ranges [start, stop) of the calls: `batch` middle chunks each, chunk 0 with the first, the last chunk
+    alone.
 
     Args:
         borders: first positions of the middle chunks and, last, of the last chunk; ascending.
@@ -94,36 +100,24 @@ class Feeding:
     """How prompts are fed while a scheme is applied.
 
     Attributes:
-        borders_at: chunk borders of a prompt of so many tokens (empty: not chunked).
-        whole: tokens of the prompt that a pass of so many tokens begins; more, where the rest follows in later passes.
-        begin: told the number of tokens of a prompt before its calls and those that continue it, None after them.
-        place: told the positions that the caller of a pass gives, None where they are the usual ones.
-        usual: whether positions are known to be the usual ones, without a look at them (inside `generate`).
-        scheme: text of the scheme that is applied.
+        scheme: the scheme.
+        prompt: what is known of the prompt of the calls that go on.
         chunk_batch: middle chunks in a call; None for as many as the budget allows.
         keep: hidden states of the prompt's end that the caller reads, 0 for all.
     """
 
-    borders_at: Callable[[int], Sequence[int]]
-    whole: Callable[[int], int]
-    begin: Callable[[int | None], None]
-    place: Callable[[GivenPositions | None], None]
-    usual: Callable[[], bool]
-    scheme: str
+    scheme: Scheme
+    prompt: PromptState
     chunk_batch: int | None = None
     keep: int = 0
 
     @contextmanager
     def on(self, prompt: int, given: GivenPositions | None = None) -> Iterator[None]:
-        """Calls inside the context are parts of a prompt of so many tokens, or continue it, at positions given or usual."""
-        self.begin(prompt)
-        self.place(given)
-        try:
-            with written_by_a_scheme():
-                yield
-        finally:
-            self.begin(None)
-            self.place(None)
+        """Calls inside the context are parts of a prompt of so many tokens, or continue it, at positions given or
+        usual.
+        """
+        with self.prompt.call(prompt, given), written_by_a_scheme():
+            yield
 
 
 Undo = Callable[[], None]
@@ -132,11 +126,12 @@ _MARKS: WeakKeyDictionary[nn.Module, list[Callable[[], Undo]]] = WeakKeyDictiona
 
 @contextmanager
 def marked(model: nn.Module, mark: Callable[[], Undo]) -> Iterator[None]:
-    """Let someone who watches the layers of `model` forget a call that ran out of memory.
+    """Let someone who watches the layers of `model` drop what a call told that then ran out of memory.
 
     Args:
         model: the causal LM or its decoder.
-        mark: called before each call of a prompt; what it returns is called if that call fails and is tried again in halves.
+        mark: called before each call of a prompt; what it returns is called if that call fails and is tried again in
+            halves.
     """
     marks = _MARKS.setdefault(getattr(model, "base_model", model), [])
     marks.append(mark)
@@ -243,13 +238,13 @@ def _feed(feeding: Feeding, base: PreTrainedModel, call: Callable[..., Any], arg
     held = 0 if cache is None else cache.get_seq_length()
     rows, new = tokens.shape[:2]
     cached = cache is not None or bool(_or_default(arguments, "use_cache", base.config))
-    given = None if feeding.usual() else given_positions(arguments, held, new, rows, cached)
+    given = None if feeding.prompt.usual else given_positions(arguments, held, new, rows, cached)
     if held == 0:
         return _fresh(feeding, base, call, arguments, given)
     _check_cache(feeding, cache)
     if getattr(cache, _PROMPT) > held:
         # Cropped into its prompt: what comes now ends the prompt.
-        setattr(cache, _PROMPT, feeding.whole(held + new))
+        setattr(cache, _PROMPT, feeding.prompt.whole(held + new))
     with feeding.on(getattr(cache, _PROMPT), given):
         output = call(**arguments)
     _keep_positions(cache, given)
@@ -264,11 +259,11 @@ def _check_cache(feeding: Feeding, cache: Any) -> None:
             something else).
     """
     filled = getattr(cache, _SCHEME, None)
-    if filled == feeding.scheme:
+    if filled == feeding.scheme.spec:
         return
     by = "the model as it is, whose keys are rotated" if filled is None else f"scheme {filled}"
     raise ProbeError(
-        f"past_key_values: expected a cache that scheme {feeding.scheme} filled, got one filled under {by}; "
+        f"past_key_values: expected a cache that scheme {feeding.scheme.spec} filled, got one filled under {by}; "
         "start from an empty cache inside the context"
     )
 
@@ -289,15 +284,15 @@ def _fresh(
     """The first pass of a prompt. At positions that were given it is not cut: nothing is known of its chunks."""
     config, cache = base.config, arguments.get("past_key_values")
     rows, total = _tokens(arguments).shape[:2]
-    prompt = feeding.whole(total)
-    borders = [] if given else [border for border in feeding.borders_at(prompt) if border < total]
+    prompt = feeding.prompt.whole(total)
+    borders = [] if given else [border for border in feeding.scheme.borders_at(prompt) if border < total]
     wants_cache = bool(_or_default(arguments, "use_cache", config)) or cache is not None
     if not borders and not wants_cache:
         with feeding.on(prompt, given):
             return call(**arguments)
     cache = buffered(DynamicCache(config=config) if cache is None else cache, total, raw=True)
     setattr(cache, _PROMPT, prompt)
-    setattr(cache, _SCHEME, feeding.scheme)
+    setattr(cache, _SCHEME, feeding.scheme.spec)
     as_tuple = not _or_default(arguments, "return_dict", config)
     arguments |= {"past_key_values": cache, "use_cache": True, "return_dict": True}
     chunk = borders[1] - borders[0] if len(borders) > 1 else 1
@@ -336,7 +331,7 @@ def _check_no_weights_asked(arguments: dict[str, Any], config: PretrainedConfig)
     if getattr(config, "output_attentions", False) if asked is None else asked:
         raise ProbeError(
             "output_attentions: fused attention has no weights to give; leave it out, and compute them by "
-            "probe.attention.dense.attention_weights from what apply_scheme(..., observe=) hands out"
+            "the weights of the blocks of scores that probe.seam.observers.observed hands out"
         )
 
 
@@ -344,8 +339,8 @@ def _check_no_weights_asked(arguments: dict[str, Any], config: PretrainedConfig)
 def fed(model: PreTrainedModel, feeding: Feeding) -> Iterator[None]:
     """Feed every fresh prompt as `feeding` says, inside the context; each `forward` is as before afterwards.
 
-    The decoder's forward is replaced (so that its callers see one pass), and the causal LM's only to learn how many positions'
-    logits are asked for, so that the hidden states of no others are kept.
+    The decoder's forward is replaced (so that its callers see one pass), and the causal LM's only to learn how many
+    positions' logits are asked for, so that the hidden states of no others are kept.
 
     Raises:
         ProbeError: in a pass, attention weights are asked for.

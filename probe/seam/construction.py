@@ -1,7 +1,8 @@
 """The theorems' toy transformers as models to probe: `--model construction:3.3(M=32,N=4,length=2000)`.
 
-The same recorder and detectors see them as see an LLM. `origin` is the toy under plain positions, W(d) = d (Theorem 3.2), on which thresholds are
-calibrated; a weave scheme puts its W into the very same weights, which is what Theorem 3.3 and Corollary 4.1 say of them.
+The same recorder and detectors see them as see an LLM. `origin` is the toy under plain positions, W(d) = d (Theorem
+3.2), on which thresholds are calibrated; a weave scheme puts its W into the very same weights, which is what Theorem
+3.3 and Corollary 4.1 say of them.
 """
 
 from __future__ import annotations
@@ -97,7 +98,8 @@ def load_construction(name: str, dtype: str, length: int | None) -> tuple[ToyMod
     match = _CALL.fullmatch(name.strip())
     if match is None:
         raise ProbeError(
-            f"model {name!r}: expected construction:THEOREM or construction:THEOREM(M=32,N=4), THEOREM one of {', '.join(THEOREMS)}"
+            f"model {name!r}: expected construction:THEOREM or construction:THEOREM(M=32,N=4), THEOREM one of "
+            f"{', '.join(THEOREMS)}"
         )
     pairs = [pair.partition("=") for pair in (match["inner"] or "").split(",") if pair.strip()]
     parameters: dict[str, Any] = {key.strip(): _value(value.strip()) for key, _, value in pairs}

@@ -1,6 +1,7 @@
 """The table of model families: where each one's hook points are and how positions enter.
 
-Paths are dotted names below the causal LM. A family is one row; a model whose type is not here is refused by name.
+Paths are dotted names below the causal LM. A family is one row, in an open table; a model whose type is not here is
+refused by name.
 """
 
 from __future__ import annotations
@@ -17,7 +18,17 @@ from transformers import PretrainedConfig, PreTrainedModel
 from probe.errors import ProbeError
 from probe.seam.construction import ProbedModel, ToyModel
 from probe.seam.own_attention import BLOOM, FALCON, MPT, OwnAttention
-from probe.seam.positions import Bias, Nowhere, Positions, Rope, falcon_slopes, follows, geometric_slopes, mpt_slopes
+from probe.seam.positions import (
+    Bias,
+    Nowhere,
+    PositionEncoding,
+    Rope,
+    falcon_slopes,
+    follows,
+    geometric_slopes,
+    mpt_slopes,
+)
+from probe.tables import Table
 
 
 def _no_slopes(config: Any) -> Tensor | None:
@@ -33,6 +44,7 @@ class Family:
     """One row.
 
     Attributes:
+        name: transformers' `model_type`.
         positions: how positions enter, in words.
         layers: the list of decoder layers.
         rotary: the module that turns positions into cos and sin; empty where there is none.
@@ -46,7 +58,7 @@ class Family:
         misfit: why a config of this family cannot be run, or None.
     """
 
-    model_type: str
+    name: str
     positions: str = "RoPE"
     layers: str = "model.layers"
     rotary: str = "model.rotary_emb"
@@ -69,7 +81,7 @@ class Family:
         """The attention module of every layer."""
         return [layer.get_submodule(self.attn) for layer in self.layer_list(model)]
 
-    def layer_positions(self, model: ProbedModel, angle_dtype: torch.dtype = torch.float32) -> list[Positions]:
+    def layer_positions(self, model: ProbedModel, angle_dtype: torch.dtype = torch.float32) -> list[PositionEncoding]:
         """How positions enter each layer of a model that is not a construction."""
         attentions, slopes = self.attentions(model), self.slopes(model.config)
         if slopes is not None:
@@ -77,7 +89,8 @@ class Family:
         rope = self._rope(model, angle_dtype)
         if rope is None:
             return [Nowhere()] * len(attentions)
-        return [rope if self.rotates(attention) else Nowhere() for attention in attentions]
+        nowhere = Nowhere()
+        return [rope if self.rotates(attention) else nowhere for attention in attentions]
 
     def _rope(self, model: ProbedModel, angle_dtype: torch.dtype) -> Rope | None:
         """The model's rotary, or None where it turns no dimension."""
@@ -114,7 +127,10 @@ def _mpt_misfit(config: Any) -> str | None:
 
 def _bloom_misfit(config: Any) -> str | None:
     if config.slow_but_exact and config.pretraining_tp > 1:
-        return "slow_but_exact with pretraining_tp > 1 leaves out the output projection's bias; set slow_but_exact to false"
+        return (
+            "slow_but_exact with pretraining_tp > 1 leaves out the output projection's bias; "
+            "set slow_but_exact to false"
+        )
     return None
 
 
@@ -122,9 +138,15 @@ def _gemma_misfit(config: Any) -> str | None:
     return "use_bidirectional_attention is true" if getattr(config, "use_bidirectional_attention", None) else None
 
 
-FAMILIES: dict[str, Family] = {
-    row.model_type: row
-    for row in (
+def _falcon_slopes(config: Any) -> Tensor | None:
+    heads = config.num_attention_heads
+    return falcon_slopes(heads, config.hidden_size // heads) if config.alibi else None
+
+
+FAMILIES: Table[Family] = Table(
+    "model family",
+    Family,
+    (
         Family("llama"),
         Family("mistral"),
         Family("qwen2"),
@@ -142,21 +164,23 @@ FAMILIES: dict[str, Family] = {
         Family("gpt_neox", layers="gpt_neox.layers", rotary="gpt_neox.rotary_emb", attn="attention"),
         # alibi_bias_max is what the model was trained with; transformers ignores it and takes 8.
         Family(
-            "mpt", "ALiBi", layers="transformer.blocks", rotary="", attn="attn", mlp="ffn.down_proj", own=MPT, misfit=_mpt_misfit,
+            "mpt", "ALiBi", layers="transformer.blocks", rotary="", attn="attn", mlp="ffn.down_proj", own=MPT,
+            misfit=_mpt_misfit,
             slopes=lambda config: mpt_slopes(config.n_heads, config.attn_config.alibi_bias_max),
         ),
         # Its attention and MLP add the residual themselves: their last projections are the sites.
         Family(
-            "bloom", "ALiBi", layers="transformer.h", rotary="", attn="self_attention", attn_site="self_attention.dense",
-            mlp="mlp.dense_4h_to_h", own=BLOOM, misfit=_bloom_misfit, slopes=lambda config: geometric_slopes(config.n_head),
+            "bloom", "ALiBi", layers="transformer.h", rotary="", attn="self_attention",
+            attn_site="self_attention.dense",
+            mlp="mlp.dense_4h_to_h", own=BLOOM, misfit=_bloom_misfit,
+            slopes=lambda config: geometric_slopes(config.n_head),
         ),
         Family(
-            "falcon", "ALiBi or RoPE", layers="transformer.h", rotary="transformer.rotary_emb", attn="self_attention", own=FALCON,
-            slopes=lambda config: falcon_slopes(config.num_attention_heads, config.hidden_size // config.num_attention_heads)
-            if config.alibi else None,
+            "falcon", "ALiBi or RoPE", layers="transformer.h", rotary="transformer.rotary_emb", attn="self_attention",
+            own=FALCON, slopes=_falcon_slopes,
         ),
-    )
-}  # fmt: skip
+    ),
+)  # fmt: skip
 
 _LEARNED = "its positions are learned embeddings, which no scheme reaches"
 _WINDOWED = "its layers alternate between sliding-window and full attention"
@@ -176,17 +200,19 @@ def family_of(config: PretrainedConfig | SimpleNamespace) -> Family:
     """The row of a model's family.
 
     Raises:
-        ProbeError: the family is not in the table (the message lists those that are), or this config of it does not fit.
+        ProbeError: the family is not in the table (the message lists those that are), or this config of it does not
+            fit.
     """
-    row = FAMILIES.get(config.model_type)
-    if row is None:
+    if config.model_type not in FAMILIES:
         reason = f": {REFUSED[config.model_type]}" if config.model_type in REFUSED else ""
         raise ProbeError(
-            f"model family {config.model_type!r} does not fit the position seam{reason}; supported: {', '.join(FAMILIES)}"
+            f"model family {config.model_type!r} does not fit the position seam{reason}; "
+            f"supported: {', '.join(FAMILIES)}"
         )
+    row = FAMILIES[config.model_type]
     misfit = row.misfit(config)
     if misfit is not None:
-        raise ProbeError(f"this {row.model_type} model does not fit the position seam: {misfit}")
+        raise ProbeError(f"this {row.name} model does not fit the position seam: {misfit}")
     return row
 
 

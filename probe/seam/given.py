@@ -1,8 +1,8 @@
 """Positions that the caller of a model gives: gaps, offsets, interpolated and packed sequences.
 
-Where they are 0, 1, 2, ... nothing of this is used. Otherwise every (query, key) pair of a call gets W of the positions given, by
-the dense definition: exact, and quadratic in memory. What sees what goes by the order of the tokens, as in the stock model;
-sinks, windows and blocks of a scheme go by the positions.
+Where they are 0, 1, 2, ... nothing of this is used. Otherwise every (query, key) pair of a call gets W of the positions
+given, by the dense definition: exact, and quadratic in memory. What sees what goes by the order of the tokens, as in
+the stock model; sinks, windows and blocks of a scheme go by the positions.
 """
 
 from __future__ import annotations

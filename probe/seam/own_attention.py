@@ -1,8 +1,8 @@
 """Attention that a transformers module writes out itself, without the attention interface: MPT, Bloom, Falcon.
 
-Such a module's forward is replaced on the instance. What differs between families is how q, k and v come out of the fused
-projection, and the names of the projections: a row each. Shapes are [batch, heads, tokens, head_dim]; keys and values may have
-fewer heads than queries.
+Such a module's forward is replaced on the instance. What differs between families is how q, k and v come out of the
+fused projection, and the names of the projections: a row each. Shapes are [batch, heads, tokens, head_dim]; keys and
+values may have fewer heads than queries.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from typing_extensions import override
 
 from probe.attention.encoding import Alibi, Encoding
 from probe.attention.rotary import Rotary
@@ -21,8 +22,8 @@ from probe.schemes.frequencies import Frequencies, Unrotated
 from probe.schemes.scheme import Scheme
 
 
-class Positions(ABC):
-    """What a layer was trained with."""
+class PositionEncoding(ABC):
+    """How positions entered a layer as it was trained. One object per kind of layer: encodings are kept by it."""
 
     name: ClassVar[str]
 
@@ -31,9 +32,10 @@ class Positions(ABC):
         """The layer's encoding at a scheme's frequencies, for an input of `length` tokens."""
 
 
-@dataclass(frozen=True)
-class Rope(Positions):
-    """A rotary: inverse frequencies (on the CPU, where plans are made), the amplitude of cos and sin, the RoPE base, and the precision of angles.
+@dataclass(frozen=True, eq=False)
+class Rope(PositionEncoding):
+    """A rotary: inverse frequencies (on the CPU, where plans are made), the amplitude of cos and sin, the RoPE base,
+    and the precision of angles.
 
     `at` gives the inverse frequencies for a length in tokens, where the model's own follow it (`follows`).
     """
@@ -45,8 +47,9 @@ class Rope(Positions):
     at: Callable[[int], Tensor] | None = None
     name: ClassVar[str] = "RoPE"
 
+    @override
     def encoding(self, scheme: Scheme, length: int) -> Rotary:
-        """As `Positions.encoding`: the model's own frequencies times the scheme's factors."""
+        """The model's own frequencies times the scheme's factors."""
         factors = scheme.frequencies.factors(2 * len(self.inv_freq), self.base, length, scheme.window)
         inv_freq = self.inv_freq if self.at is None else self.at(length)
         if bool((factors == 1).all()):
@@ -59,10 +62,11 @@ FOLLOWING = ("dynamic", "longrope")
 
 
 def follows(config: Any, device: torch.device) -> Callable[[int], Tensor] | None:
-    """The inverse frequencies by length of a rotary that follows it, or None for one that does not. They are computed on the device.
+    """The inverse frequencies by length of a rotary that follows it, or None for one that does not. They are computed
+    on the device.
 
-    transformers' rotary module keeps those of an earlier, longer input, so what it holds is not asked: they are computed
-    afresh for each length, by the same function.
+    transformers' rotary module keeps those of an earlier, longer input, so what it holds is not asked: they are
+    computed afresh for each length, by the same function.
     """
     kind = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     if kind not in FOLLOWING:
@@ -76,30 +80,32 @@ def follows(config: Any, device: torch.device) -> Callable[[int], Tensor] | None
     return at
 
 
-@dataclass(frozen=True)
-class Bias(Positions):
+@dataclass(frozen=True, eq=False)
+class Bias(PositionEncoding):
     """ALiBi: a slope per head, in scaled scores."""
 
     slopes: Float[Tensor, " heads"]
     name: ClassVar[str] = "ALiBi"
 
+    @override
     def encoding(self, scheme: Scheme, length: int) -> Alibi:
-        """As `Positions.encoding`: the slopes, or none at all under `nope`."""
+        """The slopes, or none at all under `nope`."""
         return Alibi(torch.zeros_like(self.slopes) if isinstance(scheme.frequencies, Unrotated) else self.slopes)
 
 
-@dataclass(frozen=True)
-class Nowhere(Positions):
+@dataclass(frozen=True, eq=False)
+class Nowhere(PositionEncoding):
     """No position in the scores (NoPE): only the order that the causal mask makes."""
 
     name: ClassVar[str] = "none"
 
+    @override
     def encoding(self, scheme: Scheme, length: int) -> Rotary:
-        """As `Positions.encoding`: a rotary of no dimensions."""
+        """A rotary of no dimensions."""
         return Rotary(torch.zeros(0))
 
 
-def check_fits(scheme: Scheme, layers: Iterable[Positions], model_type: str) -> None:
+def check_fits(scheme: Scheme, layers: Iterable[PositionEncoding], model_type: str) -> None:
     """Refuse RoPE frequencies where nothing rotates; `nope`, which takes positions away, fits everything.
 
     Raises:
@@ -110,9 +116,9 @@ def check_fits(scheme: Scheme, layers: Iterable[Positions], model_type: str) -> 
         return
     how = f"positions enter as {Bias.name}" if Bias.name in found else "no positions enter its scores"
     raise ProbeError(
-        f"scheme {scheme.spec}: it changes RoPE frequencies ({scheme.frequencies.name}), and this {model_type} model has no "
-        f"rotary frequencies ({how}); schemes fit that choose a weave, a visibility or a scale: origin, rerope, stair, "
-        "self-extend, streaming-llm, ..., and nope"
+        f"scheme {scheme.spec}: it changes RoPE frequencies ({scheme.frequencies.name}), and this {model_type} model "
+        f"has no rotary frequencies ({how}); schemes fit that choose a weave, a visibility or a scale: origin, rerope, "
+        "stair, self-extend, streaming-llm, ..., and nope"
     )
 
 
@@ -144,5 +150,7 @@ def mpt_slopes(heads: int, bias_max: float) -> Float[Tensor, " heads"]:
 
 
 def falcon_slopes(heads: int, head_dim: int) -> Float[Tensor, " heads"]:
-    """Falcon's slopes in scaled scores: rounded to bfloat16, and divided by sqrt(head_dim), since Falcon scales q.k + bias."""
+    """Falcon's slopes in scaled scores: rounded to bfloat16, and divided by sqrt(head_dim), since Falcon scales q.k +
+    bias.
+    """
     return geometric_slopes(heads).bfloat16().double() / math.sqrt(head_dim)

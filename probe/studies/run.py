@@ -126,6 +126,18 @@ def _chosen(value: Numbers, everything: Iterable[int], suggested: tuple[int, ...
     return tuple(everything) if value == "all" else tuple(dict.fromkeys(int(number) for number in value))
 
 
+def _width(loaded: LoadedModel, sites: Sequence[str], dims: Numbers) -> int:
+    """Dimensions of the sites.
+
+    Raises:
+        FieldError: all of them are asked for, and they have not the same.
+    """
+    widths = {SITES[site].width(loaded.model.config) for site in sites}
+    if dims == "all" and len(widths) > 1:
+        raise FieldError("dims", "numbers, where sites differ in how many they have", "all")
+    return min(widths, default=0)
+
+
 def resolve(loaded: LoadedModel, settings: RunSettings) -> Plan:
     """Fill in what the settings leave to the model, and refuse what does not fit it, before anything runs.
 
@@ -135,7 +147,7 @@ def resolve(loaded: LoadedModel, settings: RunSettings) -> Plan:
     check_burn_in(loaded.window, settings.detection)
     sites = tuple(dict.fromkeys(settings.sites))
     layers = _chosen(settings.layers, range(1, loaded.layers + 1), loaded.layers_shown)
-    dims = _chosen(settings.dims, range(loaded.model.config.hidden_size), loaded.dims_shown)
+    dims = _chosen(settings.dims, range(_width(loaded, sites, settings.dims)), loaded.dims_shown)
     check_sites(loaded.model, loaded.family, sites, layers, dims)
     asked = resolve_schemes(loaded.schemes if settings.schemes is None else settings.schemes, loaded.window)
     spec = loaded.input if settings.input is None else settings.input
@@ -325,7 +337,7 @@ def _info(loaded: LoadedModel, plan: Plan, passes: dict[str, Pass]) -> RunInfo:
     used = settings.detection.at(loaded.window)
     return RunInfo(
         model=loaded.name,
-        family=loaded.family.model_type,
+        family=loaded.family.name,
         parameters=sum(parameter.numel() for parameter in loaded.model.parameters()),
         window=loaded.window,
         vocabulary=_vocabulary(loaded),

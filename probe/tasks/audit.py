@@ -1,7 +1,8 @@
 """Do middle tokens attend only to their neighbours and the start, as the chunked prefill assumes?
 
-The model runs as it was trained, inside its window. Of the attention of every query, we measure what falls on the keys that Mesa would have kept: chunk 0 and
-the query's own chunk. What is left is lost in a chunked prefill. A uniform attention loses its share too: that is the control.
+The model runs as it was trained, inside its window. Of the attention of every query, we measure what falls on the keys
+that Mesa would have kept: chunk 0 and the query's own chunk. What is left is lost in a chunked prefill. A uniform
+attention loses its share too: that is the control.
 """
 
 from __future__ import annotations
@@ -13,19 +14,16 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from constructions.weave import Linear
-from probe.attention.dense import attention_weights
-from probe.attention.encoding import Encoding
+from probe.attention.dense import ScoreBlock
 from probe.errors import FieldError
 from probe.models.load import LoadedModel
 from probe.provenance import Provenance
 from probe.results import Records, Result
-from probe.schemes import make_scheme
-from probe.schemes.visibility import Blocks, Visibility
+from probe.schemes import ORIGIN, make_scheme
+from probe.schemes.visibility import Blocks
 from probe.seam.apply import apply_scheme
+from probe.seam.observers import observed
 from probe.tasks.inputs import make_input
-
-QUERY_BLOCK = 128
 
 
 @dataclass(frozen=True)
@@ -56,13 +54,14 @@ class _Mass:
     kept: Blocks
     layers: dict[int, Float[Tensor, "heads queries"]] = field(default_factory=dict)
 
-    def add(self, layer: int, first: int, length: int, weights: Float[Tensor, "batch heads block keys"]) -> None:
-        """Take a block of queries, first.. , of a layer."""
-        t = torch.arange(first, first + weights.shape[2])[:, None]
+    def add(self, block: ScoreBlock) -> None:
+        """Take the scores of some queries of a layer, whose keys are the whole input."""
+        length = block.scores.shape[-1]
+        t = torch.arange(block.first, block.last)[:, None]
         sees: Bool[Tensor, "block keys"] = self.kept.sees(t, torch.arange(length)[None])
-        mass = (weights * sees.to(weights.device)).sum(-1).sum(0).double().cpu()
-        mine = self.layers.setdefault(layer, torch.zeros(mass.shape[0], length, dtype=torch.float64))
-        mine[:, first : first + weights.shape[2]] += mass
+        mass = (block.weights * sees.to(block.weights.device)).sum(-1).sum(0).double().cpu()
+        mine = self.layers.setdefault(block.layer, torch.zeros(mass.shape[0], length, dtype=torch.float64))
+        mine[:, block.first : block.last] += mass
 
     def share(self, layer: int, head: int, length: int, samples: int) -> AuditShare:
         """Shares of one head (from 0; from 1 in the row) over the queries that lose a key at all: those of the second
@@ -155,16 +154,12 @@ def _check(window: int, length: int, first: int, chunks: Sequence[int]) -> None:
 
 @torch.no_grad()
 def _observe(loaded: LoadedModel, ids: Tensor, masses: list[_Mass]) -> None:
-    """Run the model as trained, and hand every layer's attention weights to the masses, a block of queries at a time."""
+    """Run the model as trained, and hand every layer's attention to the masses, a block of queries at a time."""
 
-    def see(layer: int, query: Tensor, key: Tensor, encoding: Encoding, scaling: float) -> None:
-        length = key.shape[2]
-        for start in range(0, length, QUERY_BLOCK):
-            part = query[:, :, start : start + QUERY_BLOCK]
-            weights = attention_weights(part, key, start, Linear(), Visibility(), encoding, scaling)
-            for mass in masses:
-                mass.add(layer, start, length, weights)
+    def see(block: ScoreBlock) -> None:
+        for mass in masses:
+            mass.add(block)
 
-    with apply_scheme(loaded.model, make_scheme("origin", loaded.window), observe=see):
+    with observed(loaded.model, see), apply_scheme(loaded.model, make_scheme(ORIGIN, loaded.window)):
         for row in ids.split(1):
             loaded.model.base_model(input_ids=row.to(loaded.device), use_cache=False)

@@ -1,4 +1,4 @@
-"""Text as a tokenizer gives it in running text, and what a model reads first: one rule each, for every input and task."""
+"""Text as a tokenizer gives it in running text, and what a model reads first: a rule each, for all inputs and tasks."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ class First:
 def first_token(tokenizer: Any, config: Any) -> First:
     """What is put before every text: what the tokenizer itself puts there, since that is what the model was given.
 
-    A tokenizer that has a `<bos>` and does not put it first (SmolLM2, GPT-NeoX, Qwen2) trained its model without one. Where there
-    is no tokenizer, the config's `bos_token_id` counts.
+    A tokenizer that has a `<bos>` and does not put it first (SmolLM2, GPT-NeoX, Qwen2) trained its model without one.
+    Where there is no tokenizer, the config's `bos_token_id` counts.
     """
     if tokenizer is None:
         bos = getattr(config, "bos_token_id", None)

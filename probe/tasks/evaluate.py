@@ -141,7 +141,8 @@ class Task:
         name: by which users ask for it.
         help: what it measures, in a few words.
         draw: (model, length in tokens, samples, seed) -> what every scheme is scored on.
-        score: (model, scheme, what was drawn, length, tail) -> a frozen dataclass with `scheme`, `length` and the scores.
+        score: (model, scheme, what was drawn, length, tail) -> a frozen dataclass with `scheme`, `length` and the
+            scores.
         has_tail: whether it is a mean over the last positions, and so takes a tail.
     """
 

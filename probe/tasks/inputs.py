@@ -182,8 +182,8 @@ def draw_input(
 ) -> Drawn:
     """Token ids for an input, with what a run writes down of them.
 
-    A repeated word lets nothing but position vary; `heldout` is ordinary text that the embedded models have not seen, of
-    which several samples average out what the tokens say and leave what the position does.
+    A repeated word lets nothing but position vary; `heldout` is ordinary text that the embedded models have not seen,
+    of which several samples average out what the tokens say and leave what the position does.
 
     Args:
         loaded: the model, for its tokenizer and vocabulary.

@@ -76,7 +76,8 @@ def test_waits_of_the_host_are_counted() -> None:
     with pretend_cuda() as counts:
         x = torch.ones(3, device="cuda:0")
         assert counts.waits == []
-        for look in (lambda: x.sum().item(), lambda: bool(x.any()), lambda: x.nonzero(), lambda: x.cpu(), lambda: torch.ones(3).to("cuda:0"),
+        for look in (lambda: x.sum().item(), lambda: bool(x.any()), lambda: x.nonzero(), lambda: x.cpu(),
+                     lambda: torch.ones(3).to("cuda:0"),
                      lambda: x[torch.tensor([0])], lambda: x[x > 0], lambda: x.tolist()):  # fmt: skip
             counts.reset()
             look()
@@ -136,7 +137,9 @@ def test_pieces_equal_dense(spec: str, encoding: Encoding, queries: int, block: 
 @pytest.mark.parametrize("device", ["cpu", "cuda:0"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_bias_is_as_precise_in_half_types_as_in_others(device: str, dtype: torch.dtype) -> None:
-    """In bfloat16 a bias of some -500 is rounded to a multiple of 2, so that the nearest keys would be alike or out of order."""
+    """In bfloat16 a bias of some -500 is rounded to a multiple of 2, so that the nearest keys would be alike or out of
+    order.
+    """
     length, scheme = 1300, parse_scheme("origin", 48)
     q, k, v = (x.to(dtype) for x in shared(length, length, 4, 1))
     weave, visibility = scheme.weave_at(length), scheme.visibility_at(length)

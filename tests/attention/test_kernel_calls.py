@@ -1,4 +1,6 @@
-"""The calls that pieces become, decoding, shared key heads: against the dense reference, and against what a call may visit."""
+"""The calls that pieces become, decoding, shared key heads: against the dense reference, and against what a call may
+visit.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from probe.attention.plan import Planner, Stage, plan
 from probe.attention.rotary import Rotary
 from probe.errors import ProbeError
 from probe.schemes import parse_scheme
-from probe.schemes.pieces import compile_pieces
+from probe.schemes.pieces import Compiled, compile_pieces
 
 SPECS = [
     "origin", "nope", "rerope(N=20)", "leaky-rerope(w=9)", "stair(N=8,E=20)", "stair(N=8,E=3)", "self-extend(W=16,G=3)",
@@ -46,7 +48,7 @@ def check(spec: str, length: int, queries: int, encoding: Encoding, key_heads: i
     for _ in range(2):  # the second layer finds the plan of the first
         assert (attend_pieces(q, k, v, pieces, encoding, 0.3, block=block) - expected).abs().max() < 1e-10
     half = [x.bfloat16() for x in (q, k, v)]
-    got = attend_pieces(*half, list(pieces), encoding, 0.3, block=block)
+    got = attend_pieces(*half, Compiled(pieces), encoding, 0.3, block=block)
     assert got.dtype == torch.bfloat16 and (got.double() - expected).abs().max() < 0.1
 
 

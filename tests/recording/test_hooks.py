@@ -82,7 +82,7 @@ def test_hooks_are_gone_afterwards_also_on_an_exception(tiny_llama: Callable[...
     [
         ("resid", 4, 0, "layers: expected 1 to 3 (layer 1 is the first), got 4"),
         ("resid", 0, 0, "got 0"),
-        ("resid", 1, 48, "dims: expected 0 to 47, got 48"),
+        ("resid", 1, 48, "dims: expected 0 to 47, the hidden dimensions of site resid, got 48"),
         ("resid", 1, -1, "got -1"),
         ("head", 1, 0, "unknown site 'head'; known: resid, attn, mlp"),
     ],

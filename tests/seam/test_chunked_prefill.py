@@ -1,4 +1,6 @@
-"""Chunked prefill under everything that calls a model: `generate` and its ways, caches, tuples, gradients, hooks, memory."""
+"""Chunked prefill under everything that calls a model: `generate` and its ways, caches, tuples, gradients, hooks,
+memory.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from transformers import DynamicCache, PreTrainedModel
 from probe.errors import ProbeError
 from probe.recording.hooks import record
 from probe.schemes import parse_scheme
-from probe.seam import apply as seam
+from probe.seam import attend as seam
 from probe.seam.apply import apply_scheme
 
 WINDOW, NEW = 64, 24
@@ -59,7 +61,8 @@ def continued(model: PreTrainedModel, token: Tensor, cache: DynamicCache, count:
 @pytest.mark.parametrize(
     "ways",
     [
-        {}, {"use_cache": False}, {"prefill_chunk_size": 70}, {"prefill_chunk_size": 7}, {"prompt_lookup_num_tokens": 5},
+        {}, {"use_cache": False}, {"prefill_chunk_size": 70}, {"prefill_chunk_size": 7},
+        {"prompt_lookup_num_tokens": 5},
         {"num_beams": 1, "return_dict_in_generate": True, "output_hidden_states": True},
     ],
     ids=str,
@@ -146,7 +149,9 @@ def test_tuples_hold_what_the_named_outputs_hold(model: PreTrainedModel) -> None
 @pytest.mark.parametrize("name", ["mpt", "bloom", "falcon", "falcon-groups", "smollm3-nope", "smollm3-mixed"])
 @torch.no_grad()
 def test_other_encodings_in_chunks_are_dense_in_one_pass(name: str) -> None:
-    """ALiBi and NoPE, a padded row beside a full one, prefill and decoding; tuples, which these families make themselves."""
+    """ALiBi and NoPE, a padded row beside a full one, prefill and decoding; tuples, which these families make
+    themselves.
+    """
     model, tokens, mask = TINY[name]().double(), ids(260, 2), torch.ones(2, 260, dtype=torch.long)
     mask[1, :130] = 0
     logits = {}
@@ -165,7 +170,8 @@ def test_other_encodings_in_chunks_are_dense_in_one_pass(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "spec", ["mesa+logn", "mesa+yarn(s=4)", "yarn+mesa", "mesa+dynamic-ntk", "mesa+mscale", "star(B=48)", "star(B=48)+rerope+dynamic-ntk"]
+    "spec", ["mesa+logn", "mesa+yarn(s=4)", "yarn+mesa", "mesa+dynamic-ntk", "mesa+mscale", "star(B=48)",
+             "star(B=48)+rerope+dynamic-ntk"]
 )  # fmt: skip
 @torch.no_grad()
 def test_parts_that_follow_the_length_see_the_whole_prompt_in_every_chunk(spec: str, model: PreTrainedModel) -> None:
@@ -199,7 +205,9 @@ def test_inference_mode_and_decoding_outside_it(model: PreTrainedModel, generate
 
 
 def test_gradients_of_a_fed_prompt_are_those_of_one_pass() -> None:
-    """By the dense backend; the other one refuses. Key heads as many as query heads, so that none is copied for a group."""
+    """By the dense backend; the other one refuses. Key heads as many as query heads, so that none is copied for a
+    group.
+    """
     model, gradients = TINY["llama"](num_key_value_heads=4).double(), []
     for batch in (1, 99):
         model.zero_grad()

@@ -1,4 +1,6 @@
-"""The theorems' toy transformers under the probe's recorder and detectors: thresholds and horizons to the exact position."""
+"""The theorems' toy transformers under the probe's recorder and detectors: thresholds and horizons to the exact
+position.
+"""
 
 from __future__ import annotations
 

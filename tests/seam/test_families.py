@@ -148,7 +148,8 @@ def test_left_padding_changes_nothing(name: str) -> None:
 @pytest.mark.parametrize("name", [*OWN, "smollm3-mixed", *NOWHERE])
 @torch.no_grad()
 def test_generate_greedy_beams_and_samples(name: str) -> None:
-    """Greedy tokens are those of recomputing everything with `dense`; with beams and sampling, those of `dense` on a cache.
+    """Greedy tokens are those of recomputing everything with `dense`; with beams and sampling, those of `dense` on a
+    cache.
 
     The second prompt is left-padded.
     """
@@ -220,7 +221,7 @@ def test_stock_mpt_ends_at_max_seq_len_and_origin_goes_on() -> None:
 
 @torch.no_grad()
 def test_alibi_bias_max_is_the_configs() -> None:
-    """transformers builds MPT's bias with 8, whatever the config says; what the model was trained with is the config's."""
+    """transformers builds MPT's bias with 8, whatever the config says; what it was trained with is the config's."""
     model, tokens = TINY["mpt"](attn_config={"alibi_bias_max": 16}).double(), token_ids(1, 60)
     eight = TINY["mpt"]().double()
     eight.load_state_dict(model.state_dict())
@@ -306,7 +307,7 @@ def test_bfloat16_stays_near_float64(name: str) -> None:
 
 
 def written_mpt(model: PreTrainedModel, tokens: Tensor, bias: Tensor) -> Tensor:
-    """An MPT written out in its own dtype: logits [T, vocabulary] of one row; `bias` [heads, T, T] is added to scores."""
+    """An MPT written out in its own dtype: logits [T, vocabulary] of one row; `bias` [heads, T, T] adds to scores."""
     config, body = model.config, model.transformer
     heads, dim = config.n_heads, config.d_model // config.n_heads
     x = body.wte.weight[tokens[0]]
@@ -357,8 +358,9 @@ def test_mpts_bias_depends_on_the_key_alone_and_softmax_does_not_see_it() -> Non
 
 @torch.no_grad()
 def test_weaving_mpts_key_only_bias_is_something_else() -> None:
-    """W on t - i per query is ReRoPE; W on the key's distance to the input's end turns the bias off for all but the last
-    N queries: each earlier query t sees keys i <= t that are all at least N from the end, so min(T - 1 - i, N) = N.
+    """W on t - i per query is ReRoPE; W on the key's distance to the input's end turns the bias off for all but the
+    last N queries: each earlier query t sees keys i <= t that are all at least N from the end, so min(T - 1 - i, N) =
+    N.
     """
     model, tokens = TINY["mpt"]().double(), token_ids(1, T)
     woven = written_mpt(model, tokens, bias_of([[min(t - i, N) for i in range(T)] for t in range(T)]))
@@ -368,7 +370,8 @@ def test_weaving_mpts_key_only_bias_is_something_else() -> None:
     assert relative(key_only[: T - N], unbiased[: T - N]) < 1e-12
     differ = (key_only.argmax(-1) != woven.argmax(-1)).double().mean()
     print(
-        f"key-only against woven: {relative(key_only, woven):.2f}, at the last query {relative(key_only[-1], woven[-1]):.2f};"
+        f"key-only against woven: {relative(key_only, woven):.2f}, "
+        f"at the last query {relative(key_only[-1], woven[-1]):.2f};"
     )
     print(f"another most likely token at {differ:.0%} of positions; woven against origin: {relative(woven, plain):.2f}")
     assert relative(key_only, woven) > 0.1
@@ -402,7 +405,8 @@ def test_the_embedded_configurations(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "schemes"),
-    [("llama", "origin,dynamic-ntk,rerope"), ("smollm3-mixed", "origin,dynamic-ntk,rerope"), ("falcon-rope", "origin,dynamic-ntk,rerope"),
+    [("llama", "origin,dynamic-ntk,rerope"), ("smollm3-mixed", "origin,dynamic-ntk,rerope"),
+     ("falcon-rope", "origin,dynamic-ntk,rerope"),
      ("smollm3-nope", "origin,rerope,stair"), ("mpt", "origin,rerope,stair"), ("falcon", "origin,rerope,stair")],
 )  # fmt: skip
 def test_a_models_default_schemes_fit_it(name: str, schemes: str, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from probe.errors import FieldError, ProbeError
 from probe.schemes import parse_scheme
 from probe.seam.apply import apply_scheme
 from probe.seam.given import MAX_LENGTH
+from probe.seam.observers import observed
 
 WINDOW = 64
 RUN = torch.arange(30)
@@ -26,8 +27,8 @@ POSITIONS = {
     "interpolated": torch.cat((RUN, RUN + 30)) / 2,
 }
 SPECS = [
-    "rerope(N=20)", "leaky-rerope(w=10)+logn", "stair(N=20,E=7)", "self-extend", "dual-chunk", "streaming-llm", "lm-infinite",
-    "pi", "ntk", "dynamic-ntk", "yarn",
+    "rerope(N=20)", "leaky-rerope(w=10)+logn", "stair(N=20,E=7)", "self-extend", "dual-chunk", "streaming-llm",
+    "lm-infinite", "pi", "ntk", "dynamic-ntk", "yarn",
 ]  # fmt: skip
 
 
@@ -38,7 +39,9 @@ SPECS = [
 def test_origin_is_the_stock_model_at_any_positions(
     name: str, masked: bool, cached: bool, tiny_llama: Callable[..., nn.Module]
 ) -> None:
-    """Without a mask and a cache a jump begins a sequence of its own in the stock model; else all that came before is seen."""
+    """Without a mask and a cache a jump begins a sequence of its own in the stock model; else all that came before is
+    seen.
+    """
     model, tokens, positions = tiny_llama(), token_ids(2, 60), POSITIONS[name][None]
     call = {
         "position_ids": positions,
@@ -138,7 +141,8 @@ def test_what_no_scheme_can_honour_is_an_error(tiny_llama: Callable[..., nn.Modu
         with pytest.raises(FieldError, match=f"at most {MAX_LENGTH} tokens with positions"):
             model(many, position_ids=torch.arange(MAX_LENGTH + 1)[None] * 2)
     with (
-        apply_scheme(model, parse_scheme("rerope", WINDOW), observe=lambda *_: None),
+        apply_scheme(model, parse_scheme("rerope", WINDOW)),
+        observed(model, lambda block: None),
         pytest.raises(FieldError, match="position_ids"),
     ):
         model(tokens, position_ids=POSITIONS["skip"][None])

@@ -1,4 +1,6 @@
-"""Weaving ALiBi on the key alone, one row of biases for all queries, against weaving it on t - i, on the trained ALiBi model."""
+"""Weaving ALiBi on the key alone, one row of biases for all queries, against weaving it on t - i, on the trained ALiBi
+model.
+"""
 
 from __future__ import annotations
 

@@ -108,7 +108,8 @@ def reference(model: nn.Module, paper: Paper, tokens: Tensor, prompt: int) -> tu
 def tiny(model_type: str) -> nn.Module:
     fields = {
         "vocab_size": 61, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.2,
+        "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+        "initializer_range": 0.2,
     }  # fmt: skip
     torch.manual_seed(0)
     if model_type != "gpt_neox":
@@ -259,7 +260,9 @@ def test_the_papers_variant_is_exact_for_the_last_query_of_one_layer() -> None:
 
 @torch.no_grad()
 def test_official_positions_are_those_of_the_authors_code() -> None:
-    """Key j at j from b on, below at b-1-floor((b-1-j)/E), b = C*floor((K-1)/C) + 1, written out for one prompt and one step."""
+    """Key j at j from b on, below at b-1-floor((b-1-j)/E), b = C*floor((K-1)/C) + 1, written out for one prompt and one
+    step.
+    """
     scheme = parse_scheme("mesa(last=official,E=5)", 64)
     borders = scheme.borders_at(260)
     C = borders[1] - borders[0]
@@ -293,8 +296,10 @@ def test_the_step_grows_only_as_far_as_it_must(window: int, share: float, tokens
     ("spec", "message"),
     [
         ("mesa(F=64)", "F: expected 1 to 63 .*got 64"), ("mesa(F=0)", "F: expected 1 to 63"),
-        ("mesa(L=0)", "L: expected an integer >= 1, got 0"), ("mesa(M_max=-1)", "M_max: expected an integer >= 0, got -1"),
-        ("mesa(N=-1)", "N: expected an integer >= 0"), ("mesa(last=best)", "last: expected one of exact, paper, .*got best"),
+        ("mesa(L=0)", "L: expected an integer >= 1, got 0"),
+        ("mesa(M_max=-1)", "M_max: expected an integer >= 0, got -1"),
+        ("mesa(N=-1)", "N: expected an integer >= 0"),
+        ("mesa(last=best)", "last: expected one of exact, paper, .*got best"),
         ("mesa(last=3)", "last: expected one of exact"), ("mesa(N=abc)", "parameter N: expected an integer, got abc"),
     ],
 )  # fmt: skip
@@ -310,7 +315,9 @@ def test_an_n_that_fills_the_window_is_refused_where_it_matters() -> None:
 
 @torch.no_grad()
 def test_out_of_memory_halves_the_batch_and_goes_on(tiny_llama: Callable[..., nn.Module]) -> None:
-    """A layer that cannot take more than 100 tokens at once, in the middle of the stack, so that a half-filled cache is cleaned up."""
+    """A layer that cannot take more than 100 tokens at once, in the middle of the stack, so that a half-filled cache is
+    cleaned up.
+    """
     model, tokens, scheme = tiny_llama().double(), ids(400), parse_scheme("mesa", 64)
     seen = []
     with apply_scheme(model, scheme):

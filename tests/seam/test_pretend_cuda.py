@@ -37,7 +37,7 @@ def steps(model: nn.Module, ids: Tensor, spec: str, **options: Any) -> list[Tens
 
 
 def agree(made: nn.Module, spec: str, most: float, *, precise: bool = True, fused: bool = True, **options: Any) -> None:
-    """The model gives on a pretended GPU what it gives on the CPU, in float64 through the fused kernels if `precise`."""
+    """The model gives on a pretended GPU what it gives on the CPU, in float64 by the fused kernels if `precise`."""
     model, ids = made.double() if precise else made, token_ids(2, PROMPT + STEPS)
     expected = steps(model, ids, spec, **options)
     with pretend_cuda() as counts, exact(torch.float64) if precise else contextlib.nullcontext():

@@ -26,7 +26,8 @@ def test_a_row_per_scheme_and_a_column_per_length(
     assert cli(["tables", str(path)]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "`rope`, M = 512, passkey, 100 samples, seed 1", "",
-        "| scheme | 512 (1M) | 1024 (2M) |", "| --- | ---: | ---: |", "| `origin` | 100% | 0% |", "| `mesa(N=64)` | 99% |  |", "",
+        "| scheme | 512 (1M) | 1024 (2M) |", "| --- | ---: | ---: |", "| `origin` | 100% | 0% |",
+        "| `mesa(N=64)` | 99% |  |", "",
     ]  # fmt: skip
 
 
