@@ -85,7 +85,7 @@ BAD = [
     (("--model", "./missing"), "no such folder; embedded models: rope"),
     (("--layer", "9"), "--layer: expected 1 to 3"),
     (("--layer", "x"), "--layer: expected numbers like 1,2 or 0-19 or all, got 'x'"),
-    (("--dim", "48"), "--dim: expected 0 to 47, got 48"),
+    (("--dim", "48"), "--dim: expected 0 to 47, the hidden dimensions of site resid, got 48"),
     (("--dim", "5-2"), "--dim: expected a range that ends where it begins or later, got '5-2'"),
     (("--site", "head"), "known: resid, attn, mlp"),
     (("--length", "1"), "--length: expected at least 2, got 1"),

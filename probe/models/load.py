@@ -23,6 +23,8 @@ from transformers.utils import logging as hf_logging
 
 from probe.errors import FieldError, ProbeError, literal, unknown
 from probe.models.embedded import MODELS
+from probe.models.fetched import FETCHED, fetch
+from probe.models.gguf import gguf_config, gguf_model, gguf_tokenizer, is_gguf, open_gguf
 from probe.seam.construction import PREFIX, ProbedModel, load_construction
 from probe.seam.families import Family, family_of, unwrapped
 from probe.seam.positions import Rope
@@ -120,9 +122,14 @@ def _source(name: str) -> str:
         if not (Path(name) / "config.json").exists():
             raise ProbeError(f"model folder {name}: expected a config.json in it, found none")
         return name
+    if name in FETCHED:
+        return str(fetch(FETCHED[name]))
     # Hub ids of the supported families are all owner/name: anything else is a slip, answered without asking the hub.
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise ProbeError(f"unknown model {name!r}: no such folder; embedded models: {', '.join(MODELS)}")
+        raise ProbeError(
+            f"unknown model {name!r}: no such folder; embedded models: {', '.join(MODELS)}; fetched at their first "
+            f"use: {', '.join(FETCHED)}"
+        )
     return name
 
 
@@ -172,7 +179,8 @@ def load_model(
     """Load a causal LM and, if it has one, its tokenizer.
 
     Args:
-        name: an embedded model's name, a local folder, a hub id, or "construction:3.3(M=32,N=4)".
+        name: an embedded or fetched model's name, a local folder, a GGUF file, a hub id, or
+            "construction:3.3(M=32,N=4)".
         device: "auto", "cpu", "cuda", "cuda:1", ...
         dtype: "auto" or a name in `DTYPES`.
         window: trained window M in tokens, where the config's is wrong or missing.
@@ -188,17 +196,47 @@ def load_model(
             said = f"{literal(name.partition('(')[0])}(M={window})"
             raise FieldError("window", hint=f"the window of a construction is its M; say {said}")
         return _construction(name, dtype, length)
-    source = _source(name)
     where = pick_device(device)
     hf_logging.set_verbosity_error()
     hub_logging.set_verbosity_error()  # its retries are not the user's news; the error at the end is
     hf_logging.disable_progress_bar()
+    if is_gguf(name):
+        return _from_gguf(name, where, dtype, window)
+    source = _source(name)
     config = _config(name, source, trust_remote_code)
+    _refuse_quantised(name, config)
     family_of(config)  # refused before its weights are read
     trained = _trained_window(name, config, window)
     model = _weights(name, source, pick_dtype(dtype, where, config), trust_remote_code, allow_pickle)
     tokenizer, without = _tokenizer(source, trust_remote_code)
     return _loaded(name, source, model.to(where).eval(), tokenizer, without, trained)
+
+
+def _from_gguf(name: str, where: torch.device, dtype: str, window: int | None) -> LoadedModel:
+    """The model in a GGUF file, dequantised."""
+    header = open_gguf(name)
+    config = gguf_config(header)
+    family_of(config)
+    made = gguf_model(header, config, pick_dtype(dtype, where, config))
+    trained = _trained_window(name, config, window or made.window)
+    _check_weights(name, made.model, made.info)
+    tokenizer, without = gguf_tokenizer(header)
+    return _loaded(name, str(header.path), made.model.to(where).eval(), tokenizer, without, trained)
+
+
+def _refuse_quantised(name: str, config: PretrainedConfig) -> None:
+    """Refuse weights that a kernel of their own multiplies with: what hooks see there was not checked against anything.
+
+    Raises:
+        ProbeError: they are quantised.
+    """
+    found = getattr(config, "quantization_config", None)
+    if found:
+        kind = found.get("quant_method") if isinstance(found, dict) else getattr(found, "quant_method", "")
+        raise ProbeError(
+            f"model {name!r}: its weights are quantised ({kind or 'of an unnamed kind'}), which was not checked "
+            "against what dequantised weights give; take the checkpoint before quantisation, or a GGUF file of it"
+        )
 
 
 def wrap_model(
