@@ -18,6 +18,7 @@ from probe.models.load import LoadedModel, load_model
 from probe.recording.folder import Run
 from probe.schemes import ORIGIN, resolve_schemes
 from probe.studies.run import RunSettings, run_probe
+from probe.tasks.inputs import usual_length
 from probe.text import parse_numbers
 
 MAX_LENGTH = 16_384
@@ -32,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Request:
-    """What the form asks: layers and dims as text ("1,2", "0-19", "all"), length in tokens, None for four windows."""
+    """What the form asks: layers and dims as text ("1,2", "0-19", "all"), length in tokens, None for the usual."""
 
     model: str
     layers: str = "all"
@@ -49,7 +50,7 @@ class Request:
         Raises:
             ProbeError: numbers that do not parse, or more than a page should start.
         """
-        length = 4 * loaded.window if self.length is None else self.length
+        length = usual_length(loaded.window) if self.length is None else self.length
         if not 2 <= length <= MAX_LENGTH:
             raise FieldError("length", f"2 to {MAX_LENGTH} tokens", length, hint="longer ones run with 'probe run'")
         if not 1 <= self.samples <= MAX_SAMPLES:

@@ -10,7 +10,8 @@ from app import jobs, words
 from app.options import Options
 from app.runs import open_run, run_names
 from probe.errors import ProbeError
-from probe.models.embedded import MODELS
+from probe.models.embedded import MODELS, EmbeddedModel
+from probe.models.fetched import FETCHED, FetchedModel
 from probe.models.load import OTHER_SCHEMES, ROPE_SCHEMES
 from probe.recording.folder import Run
 from probe.recording.info import RunInfo
@@ -22,9 +23,10 @@ INPUTS = {"a repeated word": "word", "a repeated token": "token", "held-out text
 
 
 def trained_models(options: Options) -> list[str]:
-    """Models that the form offers: those named at launch, then the embedded ones that are trained."""
-    embedded = [row.name for row in MODELS.values() if (row.folder / "config.json").exists()]
-    return list(dict.fromkeys([*options.models, *embedded]))
+    """Models that the form offers: those named at launch, then the embedded and fetched ones that are here."""
+    rows: list[EmbeddedModel | FetchedModel] = [*MODELS.values(), *FETCHED.values()]
+    here = [row.name for row in rows if row.here]
+    return list(dict.fromkeys([*options.models, *here]))
 
 
 def sidebar(options: Options) -> Run | None:
@@ -149,7 +151,7 @@ def _form(model: str) -> jobs.Request:
     text = st.text_input("Word or token id", "hello", key="new_text", help="Not used for held-out text.")
     length = st.number_input(
         "Length", min_value=2, max_value=jobs.MAX_LENGTH, value=None, step=1, key="new_length",
-        placeholder="four windows", help=f"Tokens, at most {jobs.MAX_LENGTH}.",
+        placeholder="four windows, two of long ones", help=f"Tokens, at most {jobs.MAX_LENGTH}.",
     )  # fmt: skip
     samples = st.number_input(
         "Samples",

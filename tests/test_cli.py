@@ -213,7 +213,7 @@ def test_help_and_lists_need_no_model(command: tuple[str, ...], cli: Cli) -> Non
 
 def test_lists_as_json(cli: Cli) -> None:
     models, schemes = (json.loads(cli(what, "--json").stdout) for what in ("models", "schemes"))
-    assert "rope" in {row["name"] for row in models["embedded"]} and "llama" in models["families"]
+    assert "rope" in {row["name"] for row in models["models"]} and "llama" in models["families"]
     stair = next(row for row in schemes["schemes"] if row["name"] == "stair")
     assert schemes["window"] == 4096 and stair["parameters"] == {"N": 512, "E": 50}
     bottom = next(row for row in schemes["options"] if row["name"] == "bottom")

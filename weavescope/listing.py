@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from probe.errors import unknown
-from probe.models.embedded import MODELS
+from probe.models.embedded import MODELS, EmbeddedModel
+from probe.models.fetched import FETCHED, FetchedModel
 from probe.results import Records
 from probe.schemes import OPTIONS, PRESETS, Scheme, parse_scheme
 from probe.tables import every_table
@@ -41,6 +43,9 @@ class ModelEntry:
         window: trained window M, tokens.
         here: whether its weights are on this machine.
         summary: what it is.
+        megabytes: that it takes on disk; None where it is not here.
+        folder: where it is, or will be.
+        licence: of its weights.
     """
 
     name: str
@@ -48,6 +53,9 @@ class ModelEntry:
     window: int
     here: bool
     summary: str
+    megabytes: float | None
+    folder: str
+    licence: str
 
 
 def schemes(window: int = 4096) -> Records[SchemeEntry]:
@@ -80,11 +88,31 @@ def scheme(text: str, window: int) -> Scheme:
 
 
 def models() -> Records[ModelEntry]:
-    """The models that load by a name; any folder or hub id of a supported family loads too."""
+    """The models that load by a name: embedded ones, and those that are fetched at their first use. Any folder, GGUF
+    file or hub id of a supported family loads too.
+
+    >>> models().column("name")
+    ['rope', 'alibi', 'nope', 'smollm2']
+    """
+    rows: list[EmbeddedModel | FetchedModel] = [*MODELS.values(), *FETCHED.values()]
     return Records(
-        ModelEntry(row.name, row.positions, row.window, (row.folder / "config.json").exists(), row.summary)
-        for row in MODELS.values()
+        ModelEntry(
+            row.name,
+            row.positions,
+            row.window,
+            row.here,
+            row.summary,
+            _megabytes(row.folder) if row.here else None,
+            str(row.folder),
+            row.licence,
+        )
+        for row in rows
     )
+
+
+def _megabytes(folder: Path) -> float:
+    """What a folder's files take, 10^6 bytes."""
+    return round(sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6, 1)
 
 
 @dataclass(frozen=True)

@@ -38,9 +38,11 @@ def _options(parser: argparse.ArgumentParser) -> None:
         "for --dim; or several; `probe choices site` lists them (default: resid)",
     )  # fmt: skip
     options.add_scheme(what, None, "origin,dynamic-ntk,rerope; origin,rerope,stair without RoPE")
-    what.add_argument("--length", type=int, help="tokens (default: four windows, or a file whole)")
+    what.add_argument("--length", type=int, help="tokens (default: four windows, two of long ones, or a file whole)")
     what.add_argument(
-        "--input", help="word:TEXT, token:ID, ids:FILE (JSON list), text:FILE, heldout, ... (default: word:hello)"
+        "--input",
+        help="word:TEXT, token:ID, ids:FILE (JSON list), text:FILE, heldout, ... (default: heldout; word:hello for "
+        "the embedded models)",
     )
     options.add_samples(what, 1, "sequences to average over, for --input heldout")
     judge = parser.add_argument_group("how it is judged")

@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from probe.text import format_table
 
 if TYPE_CHECKING:
-    from probe.models.embedded import EmbeddedModel
     from probe.recording.folder import Run
-    from probe.results import Result
+    from probe.results import Records, Result
     from probe.schemes.presets import Row
     from probe.seam.families import Family
     from probe.thresholds.verdicts import Verdict
+    from weavescope.listing import ModelEntry
 
 TABLE_ROWS = 40
 """Rows printed; a run over every dimension has thousands, which are all in its folder."""
@@ -150,19 +151,19 @@ def peers(result: Result[Any], json_only: bool) -> None:
         print(markdown(result.to_json()))
 
 
-def models(embedded: Sequence[EmbeddedModel], families: Mapping[str, Family], json_only: bool) -> None:
-    """Embedded models, and the families of which others can be loaded."""
-    rows = [
-        {"name": row.name, "positions": row.positions, "window": row.window,
-         "trained": "yes" if (row.folder / "config.json").exists() else "no", "summary": row.summary}
-        for row in embedded
-    ]  # fmt: skip
+def models(rows: Records[ModelEntry], families: Mapping[str, Family], json_only: bool) -> None:
+    """Models that load by a name, and the families of which others can be loaded."""
     if json_only:
         positions = {name: row.positions for name, row in families.items()}
-        as_json({"embedded": rows, "families": list(families), "family_positions": positions})
+        as_json({"models": [asdict(row) for row in rows], "families": list(families), "family_positions": positions})
         return
-    print(format_table(rows, ("name", "positions", "window", "trained", "summary")))
-    print("\nAny local folder or hub id of these families works too, by how positions enter:")
+    cells = [
+        asdict(row)
+        | {"here": f"{row.megabytes:g} MB" if row.here else "not yet", "folder": row.folder if row.here else ""}
+        for row in rows
+    ]
+    print(format_table(cells, ("name", "positions", "window", "here", "licence", "summary", "folder")))
+    print("\nAny local folder, GGUF file or hub id of these families works too, by how positions enter:")
     loadable = [row for row in families.values() if row.head]
     for how in dict.fromkeys(row.positions for row in loadable):
         print(f"  {how}: {', '.join(row.name for row in loadable if row.positions == how)}")

@@ -25,6 +25,12 @@ class EmbeddedModel:
     summary: str
     config: Callable[[int, int, int], PretrainedConfig]
     window: int = WINDOW
+    licence: str = "Apache-2.0"
+
+    @property
+    def here(self) -> bool:
+        """Whether it is trained."""
+        return (self.folder / "config.json").exists()
 
     @property
     def folder(self) -> Path:

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from probe.errors import FieldError, ProbeError, literal
+from probe.errors import ProbeError, literal, unknown
 
 CACHE = "WEAVESCOPE_CACHE"
 """Environment variable with the folder to keep models in, in place of the user's cache folder."""
@@ -267,8 +267,8 @@ def fetched(name: str) -> FetchedModel:
     """The row of that name.
 
     Raises:
-        FieldError: there is none.
+        ProbeError: there is none.
     """
     if name not in FETCHED:
-        raise FieldError("name", f"one of {', '.join(FETCHED)}", literal(repr(name)))
+        raise unknown("fetched model", name, FETCHED)
     return FETCHED[name]

@@ -81,6 +81,8 @@ def gguf_config(header: GgufHeader) -> PretrainedConfig:
         raise _refuse(
             header, f"its metadata makes no config of {stated['model_type']} ({_first_line(error)})"
         ) from None
+    if getattr(config, "head_dim", None) is not None:  # transformers' default may be another one
+        config.head_dim = config.hidden_size // config.num_attention_heads
     for key, field in _FIELDS.items():
         _put(header, config, key, field)
     return config

@@ -269,7 +269,11 @@ def _loaded(
     family = family_of(model.config)
     rotates = any(isinstance(positions, Rope) for positions in family.layer_positions(model))
     schemes = ROPE_SCHEMES if rotates else OTHER_SCHEMES
-    return LoadedModel(name, source, model, tokenizer, family, window, schemes=schemes, without_tokenizer=without)
+    # On a repeated word an embedded model shows what the paper shows; others were trained on text and expect none such.
+    usual = "word:hello" if name in MODELS or tokenizer is None else "heldout"
+    return LoadedModel(
+        name, source, model, tokenizer, family, window, schemes=schemes, input=usual, without_tokenizer=without
+    )
 
 
 def _config(name: str, source: str, trust_remote_code: bool) -> PretrainedConfig:

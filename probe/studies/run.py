@@ -51,7 +51,7 @@ class RunSettings:
         sites: names in `SITES`.
         schemes: text such as "origin,rerope(N=64)", scheme objects, or both in a list.
         input: text such as "word:hello", or token ids; as `draw_input` takes it.
-        length: tokens; None is four windows, or a file whole.
+        length: tokens; None is four windows, two of windows of 4096 and more, or a file whole.
         samples: sequences to average over, for inputs that have several.
         detector: of `DETECTORS`.
         detection: how it judges.

@@ -53,8 +53,8 @@ class Request:
 
     @property
     def wanted(self) -> int:
-        """Tokens: those asked for, or four windows."""
-        return 4 * self.loaded.window if self.length is None else self.length
+        """Tokens: those asked for, or as many as are usual for the window."""
+        return usual_length(self.loaded.window) if self.length is None else self.length
 
 
 @dataclass(frozen=True)
@@ -177,6 +177,11 @@ def _kind(spec: str) -> tuple[InputKind, str]:
     return INPUTS[name], value
 
 
+def usual_length(window: int) -> int:
+    """Tokens of an input whose length nobody said: four windows M, of windows of 4096 and more two."""
+    return max(2 * window, min(4 * window, 8192))
+
+
 def draw_input(
     loaded: LoadedModel, spec: str | Ids, length: int | None = None, samples: int = 1, seed: int = 0
 ) -> Drawn:
@@ -188,7 +193,7 @@ def draw_input(
     Args:
         loaded: the model, for its tokenizer and vocabulary.
         spec: text that names one of `INPUTS`, such as "word:hello"; or token ids, which are taken as they are.
-        length: tokens; None takes a file or ids whole, and four windows of anything else.
+        length: tokens; None takes a file or ids whole, and `usual_length` of anything else.
         samples: sequences to draw, of inputs that have several.
         seed: draws the held-out windows.
 
