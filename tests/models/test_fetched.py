@@ -104,7 +104,7 @@ def test_what_goes_wrong_is_one_line_and_leaves_nothing(row: FetchedModel, monke
         assert "\n" not in str(caught.value) and left(row) == []
     (row.folder.parent.parent / "file").write_text("")
     monkeypatch.setenv(CACHE, str(row.folder.parent.parent / "file"))
-    with pytest.raises(ProbeError, match="cannot be written .*; set WEAVESCOPE_CACHE"):
+    with pytest.raises(ProbeError, match=r"cannot be written .*; set WEAVESCOPE_CACHE"):
         fetch(row, lambda line: None)
 
 
