@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from probe.errors import FieldError, ProbeError, literal
 from probe.recording.sites import SITES, AttentionSite, Take
@@ -81,11 +81,13 @@ def check_sites(
 
 
 @contextmanager
-def record(model: ProbedModel, sites: Iterable[str], layers: Iterable[int], dims: Iterable[int]) -> Iterator[Recording]:
+def record(
+    model: ProbedModel | nn.Module, sites: Iterable[str], layers: Iterable[int], dims: Iterable[int]
+) -> Iterator[Recording]:
     """Record inside the context; the hooks are gone when it ends, also on an exception.
 
     Args:
-        model: a causal LM of a supported family.
+        model: a causal LM of a supported family, or one with PEFT adapters on it.
         sites: names in `SITES`.
         layers: 1-based; layer n's "resid" is `hidden_states[n]` (before the final norm for the last one).
         dims: 0-based dimensions of the hidden state.

@@ -13,7 +13,10 @@ from tiny_models import TINY
 from torch import Tensor
 
 from probe.errors import ProbeError
-from probe.models.load import load_model
+from probe.models.load import load_model, wrap_model
+from probe.recording.hooks import record
+from probe.schemes import make_scheme
+from probe.seam.apply import apply_scheme
 from probe.tasks.inputs import make_input
 
 Weights = dict[str, Tensor]
@@ -116,3 +119,41 @@ def test_damaged_or_absent_weights_are_not_a_matter_of_pickle(tmp_path: Path) ->
         assert "expected the weights beside config.json" in line and "pickle" not in line
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
     assert "need allow_pickle" in said(tmp_path)
+
+
+class _Peft(torch.nn.Module):
+    """What PEFT's wrapper is to whoever holds it: the base model one level down, and a method that gives it."""
+
+    def __init__(self, base: torch.nn.Module) -> None:
+        super().__init__()
+        self.base_model = base
+
+    def get_base_model(self) -> torch.nn.Module:
+        return self.base_model
+
+
+def test_a_model_with_adapters_is_unwrapped() -> None:
+    base, ids = TINY["llama"]().eval(), torch.arange(3, 60)[None]
+    loaded = wrap_model(_Peft(base), window=64, name="adapted")
+    assert loaded.model is base and loaded.layers == 2
+    with torch.no_grad(), apply_scheme(_Peft(base), make_scheme("rerope", 64)):
+        under = base(ids).logits
+    with torch.no_grad(), apply_scheme(base, make_scheme("rerope", 64)):
+        assert torch.equal(base(ids).logits, under)
+    with record(_Peft(base), ["resid"], [1], [0]) as seen, torch.no_grad():
+        base(ids)
+    assert seen.values("resid", 1).shape == (1, 57, 1)
+
+
+def test_a_folder_with_an_adapter_alone_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "owner/base"}')
+    line = said(tmp_path)
+    assert "found an adapter alone; load its base model (owner/base)" in line and "merge_and_unload" in line
+    (tmp_path / "adapter_config.json").write_text("not json")
+    assert "which its adapter_config.json does not name" in said(tmp_path)
+
+
+def test_packed_quantised_weights_are_refused_by_name(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path, quantization_config={"quant_method": "gptq", "bits": 4})
+    with pytest.raises(ProbeError, match=r"its weights are quantised \(gptq\), which was not checked"):
+        load_model(str(folder), window=64)
