@@ -21,7 +21,7 @@ from probe.models.load import load_model
 from probe.recording.folder import Run, list_runs, new_run_folder, write_json
 from probe.recording.info import RunInfo
 from probe.studies.run import RunSettings, run_probe
-from probe.thresholds.verdicts import read_verdicts
+from probe.thresholds.verdicts import judge_run, read_verdicts, settings_of
 
 SETTINGS = RunSettings(layers=(1, 3), dims=(4, 0), schemes="origin,rerope", input="token:5", length=200)
 
@@ -154,3 +154,19 @@ def test_a_killed_run_leaves_no_half_written_run_folder(how: signal.Signals, tin
     assert not out.exists() and list_runs(out.parent) == []
     if how != signal.SIGKILL:
         assert leftovers(out.parent) == []
+
+
+def test_a_run_of_format_1_is_read_and_judged_alike() -> None:
+    """A folder that an earlier version wrote: its verdicts are those that it was written with."""
+    run = Run(Path(__file__).parent / "format1")
+    info = run.info
+    assert (info.model, info.window, info.vocabulary, info.dims) == ("rope", 512, None, (0, 7))
+    assert info.provenance.git_commit and info.provenance.versions["torch"] == "2.13.0+cpu"
+    assert (info.detection.burn_in_used, info.detection.run_length_used) == (64, 32)
+    written = json.loads((run.path / "run.json").read_text())["rows"]
+    found = judge_run(run, info.detector, settings_of(info))
+    read = read_verdicts(run)
+    assert len(written) == len(found) == len(read) == 4
+    for old, new, stored in zip(written, found, read, strict=True):
+        for name in ("scheme", "site", "layer", "dim", "predicted", "measured", "threshold", "margin"):
+            assert getattr(new, name) == getattr(stored, name) == old[name]
