@@ -258,16 +258,30 @@ class Model:
                 progress(len(work.rows) / work.total, line)
         return work.result(True)
 
-    def audit(self, **options: Any) -> Result[Any]:
+    def audit(
+        self,
+        *,
+        chunks: Sequence[int] | None = None,
+        first: int | None = None,
+        length: int | None = None,
+        input: str = "heldout",
+        samples: int | None = None,
+        seed: int = 0,
+    ) -> Result[Any]:
         """What share of the trained model's attention a chunked prefill would not see, per layer, head and chunk width.
 
         Args:
-            options: of `probe.tasks.audit.audit`: chunks, first, length, input, samples, seed.
+            chunks: widths C of the middle chunks, tokens; default M/8, M/4 and M/2.
+            first: tokens F of chunk 0; default Mesa's.
+            length: tokens of the input, at most the window; default: the window.
+            input: as `probe` takes it.
+            samples: sequences; default 16 of the held-out text, 1 of anything else.
+            seed: of their places.
 
         Raises:
             ProbeError: a length past the window, or chunks that do not fit into it.
         """
-        return audit(self.loaded, **options)
+        return audit(self.loaded, chunks=chunks, first=first, length=length, input=input, samples=samples, seed=seed)
 
 
 def load(
@@ -283,7 +297,8 @@ def load(
     """Load a model, with nothing run that was not asked for.
 
     Args:
-        name: an embedded model ("rope", "alibi", "nope"), a local folder, a hub id, or "construction:3.3(M=32,N=4)".
+        name: an embedded model ("rope", "alibi", "nope"), one that is fetched at its first use ("smollm2"), a local
+            folder, a GGUF file, a hub id, or "construction:3.3(M=32,N=4)".
         device: "auto", "cpu", "cuda", "cuda:1", ...
         dtype: "auto" (float32 on CPU, the checkpoint's own elsewhere), "float32", "float64", "bfloat16", "float16".
         window: trained window M in tokens, where the config's is wrong or missing.

@@ -37,7 +37,7 @@ from probe.models.load import pick_device
 from probe.models.random import Shape, random_llama, sharing_weights
 from probe.provenance import Provenance
 from probe.results import Records, Result
-from probe.schemes import Scheme, parse_scheme
+from probe.schemes import ORIGIN, Scheme, parse_scheme
 from probe.schemes.parse import split_specs
 from probe.seam.apply import apply_scheme
 
@@ -322,7 +322,7 @@ def agreement(device: torch.device, scheme: str) -> CheckRow:
             result: torch.Tensor = woven(ids, use_cache=False).logits
             return result
 
-    reference = logits("dense" if scheme not in (STOCK, "origin") else None)
+    reference = logits("dense" if scheme not in (STOCK, ORIGIN) else None)
     difference = (logits("pieces" if scheme != STOCK else None) - reference).abs().max().item()
     return CheckRow(scheme=scheme, largest_difference=difference, largest=reference.abs().max().item())
 

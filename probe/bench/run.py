@@ -21,7 +21,7 @@ from probe.models.load import LoadedModel
 from probe.models.random import DEFAULT, bench_model, sharing_weights
 from probe.provenance import Provenance
 from probe.results import Records, Result
-from probe.schemes import Scheme, check_texts, parse_scheme, resolve_schemes
+from probe.schemes import ORIGIN, Scheme, check_texts, parse_scheme, resolve_schemes
 from probe.seam.apply import BACKENDS, apply_scheme
 
 WHAT = (*WORKS, "memory")
@@ -64,7 +64,7 @@ class BenchSettings:
     """
 
     what: str
-    schemes: str | Scheme | Sequence[str | Scheme] = "origin"
+    schemes: str | Scheme | Sequence[str | Scheme] = ORIGIN
     lengths: tuple[int, ...] = (2048, 4096, 8192)
     model: str = DEFAULT
     window: int | None = None

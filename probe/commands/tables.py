@@ -15,7 +15,11 @@ Markdown = Callable[[Mapping[str, Any]], str]
 
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "files", nargs="+", type=options.path, metavar="FILE", help="what --out of eval, bench or peers wrote"
+        "files",
+        nargs="+",
+        type=options.path,
+        metavar="FILE",
+        help="what --out of eval, bench or peers wrote, or audit --json printed",
     )
 
 
@@ -25,7 +29,7 @@ def kinds() -> dict[str, Markdown]:
     from probe.peers import tables as peers
     from probe.tasks import tables as tasks
 
-    return {"bench": bench.markdown, "eval": tasks.markdown, "peers": peers.markdown}
+    return {"audit": tasks.audit_markdown, "bench": bench.markdown, "eval": tasks.markdown, "peers": peers.markdown}
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -43,6 +47,6 @@ def _run(args: argparse.Namespace) -> None:
 
 
 COMMAND = Command(
-    "tables", "make Markdown tables of the results of eval, bench and peers", _options, _run,
+    "tables", "make Markdown tables of the results of eval, audit, bench and peers", _options, _run,
     python="weavescope results show themselves; .to_pandas()",
 )  # fmt: skip

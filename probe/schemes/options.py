@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from constructions.weave import Switched, Weave
 from probe.errors import ProbeError
 from probe.schemes.presets import PRESETS, Parameter, Preset, Row, checked, preset_parts
-from probe.schemes.scheme import Extent, LogN, MScale, Product, Scale, Scheme, Value, WeaveAt, published
+from probe.schemes.scheme import ORIGIN, Extent, LogN, MScale, Product, Scale, Scheme, Value, WeaveAt, published
 from probe.schemes.visibility import Bottom, Lambda, Visibility
 from probe.tables import Table
 
@@ -40,7 +40,7 @@ def _merged(scheme: Scheme, parts: Mapping[str, object], name: str) -> dict[str,
     Raises:
         ProbeError: a choice is made twice.
     """
-    untouched, fields = Scheme("origin", scheme.window), dict(parts)
+    untouched, fields = Scheme(ORIGIN, scheme.window), dict(parts)
     for kind, part in parts.items():
         mine = getattr(scheme, kind)
         if mine == getattr(untouched, kind):

@@ -23,7 +23,7 @@ from constructions.toy import THEOREMS, Parameters, Toy
 from constructions.toy import load as load_toy
 from probe.errors import FieldError, ProbeError
 from probe.schemes.frequencies import Frequencies
-from probe.schemes.scheme import Scale, Scheme
+from probe.schemes.scheme import ORIGIN, Scale, Scheme
 from probe.schemes.visibility import Visibility
 
 PREFIX = "construction:"
@@ -117,7 +117,7 @@ def load_construction(name: str, dtype: str, length: int | None) -> tuple[ToyMod
         raise ProbeError(f"model {name!r}: {str(error).splitlines()[0]}") from None
     shown = {"N": 4, "E": 4} | parameters
     weave = _WEAVES.get(match["theorem"])
-    return ToyModel(toy), "origin" + (f",{weave.format(**shown)}" if weave else "")
+    return ToyModel(toy), ORIGIN + (f",{weave.format(**shown)}" if weave else "")
 
 
 @contextmanager

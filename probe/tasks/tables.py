@@ -1,4 +1,4 @@
-"""Results of `probe eval` as Markdown, schemes down and lengths across."""
+"""Results of `probe eval` as Markdown, schemes down and lengths across; and of `probe audit`, heads by layer."""
 
 from __future__ import annotations
 
@@ -42,3 +42,34 @@ def markdown(result: Mapping[str, Any]) -> str:
     except (KeyError, TypeError):
         raise ProbeError("expected the JSON of `probe eval --json`") from None
     return caption + "\n\n" + pipe_table(titles, cells, [False, *(True for _ in lengths)])
+
+
+def audit_markdown(result: Mapping[str, Any]) -> str:
+    """A caption and a table: per chunk width and layer the share of attention lost, by the heads that lose least and
+    most, and their mean.
+
+    Args:
+        result: as `Result.to_json` has it.
+
+    Raises:
+        ProbeError: it is no result of an audit.
+    """
+    try:
+        rows, chosen = result["rows"], result["settings"]
+        groups: dict[tuple[int, int], list[dict[str, Any]]] = {}
+        for row in rows:
+            groups.setdefault((row["chunk"], row["layer"]), []).append(row)
+        caption = (
+            f"`{chosen['model']}`, M = {chosen['window']}, {chosen['samples']} inputs of {chosen['length']} tokens "
+            f"({chosen['input']}), chunk 0 of {chosen['first']} tokens, seed {chosen['seed']}; attention that the "
+            "chunks hide, in per cent"
+        )
+        cells = []
+        for (chunk, layer), mine in groups.items():
+            lost = [100 * row["lost"] for row in mine]
+            shown = (min(lost), sum(lost) / len(lost), max(lost), 100 * mine[0]["uniform"])
+            cells.append([str(chunk), str(layer), *(f"{value:.1f}" for value in shown)])
+    except (KeyError, TypeError):
+        raise ProbeError("expected the JSON of `probe audit --json`") from None
+    titles = ["chunk", "layer", "least of heads", "mean", "most", "uniform"]
+    return caption + "\n\n" + pipe_table(titles, cells, [True] * len(titles))

@@ -17,7 +17,7 @@ from torch import Tensor
 from probe.errors import FieldError
 from probe.models.embedded import EmbeddedModel
 from probe.models.load import LoadedModel, load_model
-from probe.schemes import make_scheme
+from probe.schemes import ORIGIN, make_scheme
 from probe.tasks.evaluate import draw_passkeys, heldout_nll, passkey_hits
 from probe.tasks.heldout import heldout_batch
 
@@ -30,7 +30,7 @@ WINDOWS_PAST = 4
 
 def passkey_numbers(loaded: LoadedModel, samples: int, seed: int) -> list[dict[str, Any]]:
     """Exact-match accuracy at each length, over all depths and in each depth decile."""
-    scheme, rows = make_scheme("origin", loaded.window), []
+    scheme, rows = make_scheme(ORIGIN, loaded.window), []
     for length in (*KEY_LENGTHS, 2 * loaded.window, 4 * loaded.window):
         hits = passkey_hits(loaded, scheme, draw_passkeys(loaded, length, samples, seed)).double()
         deciles = [round(float(part.mean()), 4) for part in hits.tensor_split(10)]
@@ -57,7 +57,7 @@ def nll_numbers(loaded: LoadedModel, samples: int, seed: int) -> dict[str, Any]:
     """NLL of held-out text by position: level and slope inside the window, rise past it, over independent samples."""
     window = loaded.window
     ids = heldout_batch(loaded, WINDOWS_PAST * window, samples, seed)
-    nll = heldout_nll(loaded, make_scheme("origin", window), ids).double()
+    nll = heldout_nll(loaded, make_scheme(ORIGIN, window), ids).double()
     inside = nll[:, window // 2 : window].mean(-1)
     spans = {
         f"{k}M to {k + 1}M": nll[:, k * window : (k + 1) * window].mean(-1) - inside for k in range(1, WINDOWS_PAST)

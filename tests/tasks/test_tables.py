@@ -31,6 +31,19 @@ def test_a_row_per_scheme_and_a_column_per_length(
     ]  # fmt: skip
 
 
+def test_an_audit_is_a_row_per_chunk_width_and_layer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli(["audit", "--model", "rope", "--input", "token:5", "--length", "128", "--chunk", "40", "--json"]) == 0
+    said = capsys.readouterr().out
+    (tmp_path / "audit.json").write_text(said)
+    assert cli(["tables", str(tmp_path / "audit.json")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    lost = [row["lost"] for row in json.loads(said)["rows"] if row["layer"] == 3]
+    (mine,) = [line for line in lines if line.startswith("| 40 | 3 |")]
+    shown = [float(cell) for cell in mine.split("|")[3:6]]
+    assert shown == pytest.approx([100 * min(lost), 100 * sum(lost) / len(lost), 100 * max(lost)], abs=0.051)
+    assert sum(line.startswith("| 40 |") for line in lines) == 4
+
+
 @pytest.mark.parametrize(
     "content",
     [
