@@ -204,8 +204,8 @@ class Model:
     ) -> Run:
         """`probe`, with the settings as one object."""
         target = temporary_run_folder() if out is None else Path(out)
-        told = {} if progress is None else {"progress": progress}
-        run = Run(run_probe(self.loaded, settings, target, force=force, **told).path)
+        told = (lambda _share, _line: None) if progress is None else progress
+        run = Run(run_probe(self.loaded, settings, target, force=force, progress=told).path)
         return removed_with(run, target.parent) if out is None else run
 
     def evaluation(

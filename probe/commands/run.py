@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from probe.commands import options, show
 from probe.commands.command import Command
 from probe.text import parse_numbers
+
+if TYPE_CHECKING:
+    from probe.studies.passes import PassStore
 
 _EXAMPLES = """\
 examples:
@@ -65,6 +69,10 @@ def _options(parser: argparse.ArgumentParser) -> None:
     options.add_seed(how, "of what is drawn of --input heldout")
     how.add_argument("--out", type=options.path, help="run folder to make (default: runs/TIME-MODEL)")
     how.add_argument("--force", action="store_true", help="replace a run that is at --out already")
+    how.add_argument(
+        "--resume", type=options.path, metavar="FOLDER",
+        help="go on with a run that was interrupted, from the folder that it left; what else it needs is in there",
+    )  # fmt: skip
     options.add_json(how)
     how.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -75,10 +83,33 @@ def _numbers(text: str | None, what: str, everything: Sequence[int]) -> tuple[in
     return parse_numbers(text, what, everything)
 
 
+_OWN = ("run", "words", "resume", "quiet", "json")
+"""What is not part of what is gone on with."""
+
+
+def _stored(args: argparse.Namespace) -> PassStore:
+    """Where passes are kept until the run is whole. With --resume, the options are those of the run that was
+    interrupted.
+    """
+    from probe.studies.passes import PassStore, read_about, unfinished_folder
+
+    if args.resume is None:
+        args.out = args.out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{Path(args.model).name}"
+        args.out = args.out.expanduser().absolute()
+        command = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
+        return PassStore(unfinished_folder(args.out), {key: value for key, value in command.items() if key not in _OWN})
+    folder = args.resume.expanduser().absolute()
+    command = read_about(folder)["command"]
+    vars(args).update(command)
+    args.out = Path(args.out)
+    return PassStore(folder, command, resumed=True)
+
+
 def _run(args: argparse.Namespace) -> None:
     from probe.studies.run import RunSettings, run_probe
     from probe.thresholds.detectors import DetectorSettings
 
+    store = _stored(args)
     settings = RunSettings(
         sites=tuple(dict.fromkeys(part.strip() for part in args.site.split(","))), schemes=args.scheme,
         input=args.input, length=args.length, samples=args.samples, detector=args.detector,
@@ -91,9 +122,15 @@ def _run(args: argparse.Namespace) -> None:
         layers=_numbers(args.layer, "layers", range(1, loaded.layers + 1)),
         dims=_numbers(args.dim, "dims", range(loaded.model.config.hidden_size)),
     )
-    out = args.out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{Path(args.model).name}"
-    with options.bar(args.quiet) as (progress, _):
-        run = run_probe(loaded, settings, out, force=args.force, progress=progress)
+    try:
+        with options.bar(args.quiet) as (progress, _):
+            run = run_probe(loaded, settings, args.out, force=args.force, progress=progress, store=store)
+    except (KeyboardInterrupt, SystemExit):
+        if store.done:
+            print(
+                f"probe: {store.done} passes are kept; go on with: probe run --resume {store.folder}", file=sys.stderr
+            )
+        raise
     show.run(run, args.json)
 
 

@@ -198,7 +198,7 @@ def _check_metadata(cursor: _Cursor, metadata: dict[str, Any]) -> None:
         raise cursor.refuse("its metadata names no general.architecture")
     parts = metadata.get("split.count", 0)
     if isinstance(parts, int) and parts > 1:
-        raise cursor.refuse(f"it is one of {parts} parts of a model; join them with llama.cpp's gguf-split --merge")
+        raise cursor.refuse(f"it is one of {parts} parts of a model; join them with llama.cpp's gguf-split")
 
 
 def _row(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:

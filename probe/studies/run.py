@@ -26,6 +26,7 @@ from probe.recording.sites import SITES
 from probe.schemes import ORIGIN, Scheme, check_texts, make_scheme, resolve_schemes
 from probe.seam.apply import BACKENDS, apply_scheme, check_scheme
 from probe.seam.chunked_prefill import check_chunk_batch
+from probe.studies.passes import Pass, PassStore
 from probe.tasks.inputs import Drawn, Ids, draw_input
 from probe.tasks.nll import nll_per_position, not_finite
 from probe.thresholds.detectors import DETECTORS, DetectorSettings, check_burn_in
@@ -159,15 +160,6 @@ def resolve(loaded: LoadedModel, settings: RunSettings) -> Plan:
     return Plan(layers, dims, sites, asked, schemes, drawn, settings.detector or loaded.detector, settings)
 
 
-@dataclass(frozen=True)
-class Pass:
-    """What one scheme's pass gave: recorded values [positions, dims] by place, NLL per position, seconds."""
-
-    values: dict[Place, NDArray[np.float32]]
-    nll: NDArray[np.float64]
-    seconds: float
-
-
 def _silent(_share: float, _line: str) -> None:
     return None
 
@@ -258,7 +250,13 @@ def run_pass(loaded: LoadedModel, scheme: Scheme, plan: Plan, tick: Callable[[fl
 
 
 def run_probe(
-    loaded: LoadedModel, settings: RunSettings, out: Path, *, force: bool = False, progress: Progress = _silent
+    loaded: LoadedModel,
+    settings: RunSettings,
+    out: Path,
+    *,
+    force: bool = False,
+    progress: Progress = _silent,
+    store: PassStore | None = None,
 ) -> Run:
     """Probe a loaded model and write the run folder.
 
@@ -271,6 +269,7 @@ def run_probe(
         out: the run folder to make.
         force: replace a run at `out`.
         progress: told how far it is.
+        store: keeps the passes that are done until the run is whole, and has those of an interrupted one.
 
     Raises:
         ProbeError: bad settings, an unusable place, NaN in the hidden states. Nothing is left at `out` then.
@@ -278,12 +277,16 @@ def run_probe(
     plan = resolve(loaded, settings)
     torch.manual_seed(settings.seed)
     with new_run_folder(out, force=force) as part:
-        passes = _all_passes(loaded, plan, progress)
+        if store is not None:
+            store.open(_made_with(loaded, plan))
+        passes = _all_passes(loaded, plan, progress, store)
         info = _info(loaded, plan, passes)
         recorded = Recorded(_joined(passes), _nll(passes), plan.dims, loaded.window, info.vocabulary)
         verdicts = [verdict for name in DETECTORS for verdict in judge(recorded, info.shown, name, settings.detection)]
         _write(part, info, recorded, verdicts)
         _draw(part)
+    if store is not None:
+        store.drop()
     return Run(out.expanduser().absolute())
 
 
@@ -307,10 +310,35 @@ def _nll(passes: dict[str, Pass]) -> dict[str, NDArray[np.float64]]:
     return {spec: one.nll for spec, one in passes.items()}
 
 
-def _all_passes(loaded: LoadedModel, plan: Plan, progress: Progress) -> dict[str, Pass]:
+def _made_with(loaded: LoadedModel, plan: Plan) -> dict[str, Any]:
+    """What a pass depends on beside its scheme."""
+    source = Provenance.now()
+    return {
+        "model": loaded.name,
+        "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
+        "window": loaded.window,
+        "dtype": str(loaded.model.dtype),
+        "device": loaded.device.type,
+        "input": plan.input.record().sha256,
+        "samples": len(plan.ids),
+        "sites": list(plan.sites),
+        "layers": list(plan.layers),
+        "dims": list(plan.dims),
+        "backend": plan.chosen.backend,
+        "versions": {name: source.versions.get(name) for name in ("weavescope", "torch", "transformers")},
+        "git_commit": source.git_commit,
+    }
+
+
+def _all_passes(loaded: LoadedModel, plan: Plan, progress: Progress, store: PassStore | None = None) -> dict[str, Pass]:
     total, done = len(plan.schemes) * len(plan.ids), 0.0
     passes = {}
     for scheme in plan.schemes:
+        kept = None if store is None else store.take(scheme.spec)
+        if kept is not None:
+            passes[scheme.spec] = kept
+            done += len(plan.ids)
+            continue
 
         def tick(share: float, spec: str = scheme.spec) -> None:
             nonlocal done
@@ -318,6 +346,8 @@ def _all_passes(loaded: LoadedModel, plan: Plan, progress: Progress) -> dict[str
             progress(min(1.0, done / total), spec)
 
         passes[scheme.spec] = run_pass(loaded, scheme, plan, tick)
+        if store is not None:
+            store.keep(scheme.spec, passes[scheme.spec])
     return passes
 
 

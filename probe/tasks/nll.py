@@ -7,14 +7,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from probe.errors import ProbeError
+from probe.errors import FieldError, ProbeError, literal
 
 HEAD_BLOCK = 512
 
 
 def not_finite(scheme: str) -> ProbeError:
     """The error for a likelihood that is NaN or infinite under a scheme."""
-    return ProbeError(f"the likelihood under {scheme} is NaN or infinite; try --dtype float32, and check the weights")
+    return FieldError(
+        "dtype", hint=f"the likelihood under {literal(scheme)} is NaN or infinite; try float32, and check the weights"
+    )
 
 
 @torch.no_grad()

@@ -40,7 +40,7 @@ def markdown(result: Mapping[str, Any]) -> str:
         titles = ["scheme", *(f"{length} ({length / window:g}M)" for length in lengths)]
         cells = [[f"`{name}`", *(_cell(found.get((name, length))) for length in lengths)] for name in schemes]
     except (KeyError, TypeError):
-        raise ProbeError("expected the JSON of `probe eval --json`") from None
+        raise ProbeError("expected the JSON of an evaluation") from None
     return caption + "\n\n" + pipe_table(titles, cells, [False, *(True for _ in lengths)])
 
 
@@ -70,6 +70,6 @@ def audit_markdown(result: Mapping[str, Any]) -> str:
             shown = (min(lost), sum(lost) / len(lost), max(lost), 100 * mine[0]["uniform"])
             cells.append([str(chunk), str(layer), *(f"{value:.1f}" for value in shown)])
     except (KeyError, TypeError):
-        raise ProbeError("expected the JSON of `probe audit --json`") from None
+        raise ProbeError("expected the JSON of an audit") from None
     titles = ["chunk", "layer", "least of heads", "mean", "most", "uniform"]
     return caption + "\n\n" + pipe_table(titles, cells, [True] * len(titles))

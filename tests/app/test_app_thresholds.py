@@ -172,6 +172,7 @@ def test_no_runs_yet_says_what_to_do(open_app, tiny_folder):
 
 def test_no_runs_and_no_model_says_how_to_get_one(open_app, monkeypatch):
     monkeypatch.setattr(embedded, "FOLDER", embedded.FOLDER / "nowhere")
+    monkeypatch.setenv("WEAVESCOPE_CACHE", "/nowhere")
     app = open_app()
     assert not app.error
     assert any("probe train rope" in info.value for info in app.info)

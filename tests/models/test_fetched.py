@@ -136,7 +136,9 @@ def started(index: Path) -> subprocess.Popen[str]:
     """Another process that fetches the same."""
     here = Path(__file__).parents
     code = CODE.format(paths=[str(here[0]), str(here[1]), str(here[2])], index=str(index))
-    return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    # In the background of a shell SIGINT may be ignored, which children inherit.
+    listening = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, preexec_fn=listening)
 
 
 def test_two_processes_at_once_fetch_it_once(row: FetchedModel, index: Path) -> None:

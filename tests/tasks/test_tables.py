@@ -144,5 +144,5 @@ def test_a_likelihood_that_is_not_finite_is_a_line(
     )
     command = ["eval", "--task", "nll", "--lengths", "32", "--scheme", "origin,rerope", "--samples", "2", "--quiet"]
     assert cli([*command, "--out", str(out)]) == 2
-    assert "error: the likelihood under rerope is NaN or infinite" in capsys.readouterr().err
+    assert "the likelihood under rerope is NaN or infinite" in capsys.readouterr().err
     assert [row["scheme"] for row in json.loads(out.read_text())["rows"]] == ["origin"]

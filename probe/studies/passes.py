@@ -1,0 +1,137 @@
+"""Passes that are done, kept on disk while a run goes on: what is interrupted can be gone on with.
+
+A folder `NAME.unfinished` beside the run folder to be holds a file for every scheme that is done, and a description of
+what they were made with. It goes when the run is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from probe.errors import FieldError, ProbeError, literal
+from probe.recording.place import Place
+
+_ABOUT, _NLL = "unfinished.json", "nll"
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one scheme's pass gave: recorded values [positions, dims] by place, NLL per position, seconds."""
+
+    values: dict[Place, NDArray[np.float32]]
+    nll: NDArray[np.float64]
+    seconds: float
+
+
+def unfinished_folder(out: Path) -> Path:
+    """Where the passes of a run to be are kept."""
+    return out.with_name(out.name + ".unfinished")
+
+
+@dataclass
+class PassStore:
+    """The passes of one run to be.
+
+    Attributes:
+        folder: where they are kept; made with the first of them.
+        command: what is needed to go on, as JSON has it; given back by `read_command`.
+        resumed: whether passes that are there are taken, where they were made with the same.
+    """
+
+    folder: Path
+    command: Mapping[str, Any]
+    resumed: bool = False
+    done: int = 0
+
+    def open(self, made_with: Mapping[str, Any]) -> None:
+        """Begin, or go on, with passes of this model, input and places.
+
+        Raises:
+            FieldError: passes are there already, and nobody said to go on with them; or they were made with something
+                else.
+        """
+        about = self.folder / _ABOUT
+        self._about = {"format": _FORMAT, "command": dict(self.command), "made_with": dict(made_with)}
+        if not self.resumed:
+            if about.exists():
+                raise FieldError(
+                    "out",
+                    hint=f"an unfinished run is there; go on with {{resume}} {literal(self.folder)}, or delete that "
+                    "folder",
+                    value=self.folder.name.removesuffix(".unfinished"),
+                )
+            return
+        before = read_about(self.folder)["made_with"]
+        now = json.loads(json.dumps(self._about))["made_with"]
+        changed = [f"{key} {before.get(key)} then, {now[key]} now" for key in now if before.get(key) != now[key]]
+        if changed:
+            raise FieldError(
+                "resume",
+                hint=f"what is done was made with something else: {literal('; '.join(changed))}",
+                value=self.folder,
+            )
+
+    def _path(self, spec: str) -> Path:
+        return self.folder / (spec.encode().hex()[:120] + ".safetensors")
+
+    def take(self, spec: str) -> Pass | None:
+        """The pass of a scheme, if it is done."""
+        path = self._path(spec)
+        if not self.resumed or not path.exists():
+            return None
+        try:
+            with safe_open(path, "np") as file:
+                found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+                said = file.metadata()
+        except (OSError, SafetensorError):
+            return None  # it was being written when the process died
+        if said.get("scheme") != spec:
+            return None
+        nll = found.pop(_NLL)
+        self.done += 1
+        return Pass({Place.parse(key): values for key, values in found.items()}, nll, float(said["seconds"]))
+
+    def keep(self, spec: str, one: Pass) -> None:
+        """Write a pass; under another name first, so that one that can be read is whole."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / _ABOUT).write_text(json.dumps(self._about, indent=2), encoding="utf-8")
+        arrays: dict[str, NDArray[Any]] = {
+            place.key: np.ascontiguousarray(values) for place, values in one.values.items()
+        }
+        path = self._path(spec)
+        part = path.with_suffix(".part")
+        save_file(arrays | {_NLL: one.nll}, part, metadata={"scheme": spec, "seconds": str(one.seconds)})
+        part.replace(path)
+        self.done += 1
+
+    def drop(self) -> None:
+        """The run is whole."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """What the passes in a folder were made with.
+
+    Raises:
+        FieldError: there are none.
+    """
+    try:
+        found = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
+        if found["format"] != _FORMAT:
+            raise ProbeError(f"{folder}: expected format {_FORMAT} of an unfinished run, got {found['format']!r}")
+    except (OSError, ValueError, TypeError, KeyError):
+        raise FieldError(
+            "resume", "the folder NAME.unfinished that an interrupted run left", value=literal(str(folder))
+        ) from None
+    return dict(found)
