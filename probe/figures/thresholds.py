@@ -22,7 +22,10 @@ from probe.thresholds.measured import nll_threshold, smooth_nll
 from probe.thresholds.verdicts import Verdict, read_verdicts, settings_of
 
 MAX_POINTS = 2000
-"""Points drawn per line; more are thinned, keeping the least and the greatest of every bin."""
+"""Points drawn per line at most; more are thinned, keeping the least and the greatest of every bin."""
+
+ALL_POINTS = 30_000
+"""Points of all lines of a figure: what a screen can show, in less than half a megabyte."""
 
 MAX_PANELS = 12
 """Dimensions drawn in one figure; a run may record every one, but nobody reads 600 panels."""
@@ -69,9 +72,16 @@ def thin(positions: np.ndarray, values: np.ndarray, most: int = MAX_POINTS) -> t
 
 
 def _line(
-    figure: go.Figure, at: tuple[int, int], values: np.ndarray, scheme: str, name: str, *, faint: bool = False
+    figure: go.Figure,
+    at: tuple[int, int],
+    values: np.ndarray,
+    scheme: str,
+    name: str,
+    *,
+    points: int = MAX_POINTS,
+    faint: bool = False,
 ) -> None:
-    x, y = thin(np.arange(len(values)), values)
+    x, y = thin(np.arange(len(values), dtype=np.int32), values.astype(np.float32), points)
     figure.add_trace(
         go.Scatter(
             x=x,
@@ -194,6 +204,7 @@ def _median_width(run: int) -> int:
 def _draw_panel(
     figure: go.Figure, at: tuple[int, int], info: RunInfo, lines: dict[str, np.ndarray],
     failures: dict[str, int | None], guides: dict[float, str], what: str, smooth_over: int = 1,
+    points: int = MAX_POINTS,
 ) -> bool:  # fmt: skip
     """Lines, their names and failures, M, chunks, and horizontal guides by their value; whether raw values were noisy
     and so drawn smoothed.
@@ -213,9 +224,9 @@ def _draw_panel(
     _draw_borders(figure, at, {scheme: _borders(info, scheme) for scheme in lines}, low, high)
     if noisy:
         for scheme, values in lines.items():
-            _line(figure, at, values, scheme, f"{scheme}: raw", faint=True)
+            _line(figure, at, values, scheme, f"{scheme}: raw", points=points, faint=True)
     for scheme, values in (smooth if noisy else lines).items():
-        _line(figure, at, values, scheme, scheme)
+        _line(figure, at, values, scheme, scheme, points=points)
     for scheme, value in marks.items():
         _mark(figure, at, failures[scheme] or 0, value, scheme, what)
     for value, label in guides.items():
@@ -226,7 +237,12 @@ def _draw_panel(
 
 
 def draw_dimension(
-    figure: go.Figure, at: tuple[int, int], run: Run, verdicts: Sequence[Verdict], settings: DetectorSettings
+    figure: go.Figure,
+    at: tuple[int, int],
+    run: Run,
+    verdicts: Sequence[Verdict],
+    settings: DetectorSettings,
+    points: int = MAX_POINTS,
 ) -> bool:
     """One panel: a dimension over position under every scheme; `verdicts` are its own, one per scheme.
 
@@ -239,11 +255,16 @@ def draw_dimension(
     guides = {one.threshold: f"H = {one.threshold:.3g}" for one in verdicts if one.threshold is not None}
     over = settings.run_at(run.info.window)
     figure.update_yaxes(title_text="activation", row=at[0], col=at[1])
-    return _draw_panel(figure, at, run.info, series, failures, guides, "predicted failure", over)
+    return _draw_panel(figure, at, run.info, series, failures, guides, "predicted failure", over, points)
 
 
 def draw_nll(
-    figure: go.Figure, at: tuple[int, int], run: Run, verdicts: Sequence[Verdict], settings: DetectorSettings
+    figure: go.Figure,
+    at: tuple[int, int],
+    run: Run,
+    verdicts: Sequence[Verdict],
+    settings: DetectorSettings,
+    points: int = MAX_POINTS,
 ) -> None:
     """The panel of the measured failure: smoothed NLL under every scheme and the in-window band's upper end."""
     window = run.info.window
@@ -253,7 +274,7 @@ def draw_nll(
     band = nll_threshold(run.nll[ORIGIN], window, settings).value if known else None
     guides = {} if band is None else {band: f"band up to {band:.3g}"}
     figure.update_yaxes(title_text="NLL (nats)", row=at[0], col=at[1])
-    _draw_panel(figure, at, run.info, smooth, measured, guides, "measured failure")
+    _draw_panel(figure, at, run.info, smooth, measured, guides, "measured failure", points=points)
 
 
 def caption(info: RunInfo, schemes: Iterable[str], smoothed_over: int | None) -> list[str]:
@@ -293,6 +314,20 @@ def _legend(figure: go.Figure, schemes: Iterable[str]) -> None:
     figure.update_layout(legend={"orientation": "h", "yref": "container", "yanchor": "top", "x": 0, "xanchor": "left"})
 
 
+def _telling(panels: dict[Place, list[Verdict]]) -> dict[Place, list[Verdict]]:
+    """As many panels as are read, those that the model as trained crosses first, then those that another scheme does;
+    all in their own order where they are few.
+    """
+    if len(panels) <= MAX_PANELS:
+        return panels
+
+    def first(place: Place) -> tuple[float, float]:
+        found = {one.scheme: one.predicted for one in panels[place] if one.predicted is not None}
+        return found.get(ORIGIN, float("inf")), min(found.values(), default=float("inf"))
+
+    return {place: panels[place] for place in sorted(panels, key=first)[:MAX_PANELS]}
+
+
 def threshold_figure(
     run: Run, verdicts: Sequence[Verdict] | None = None, settings: DetectorSettings | None = None
 ) -> go.Figure:
@@ -308,7 +343,7 @@ def threshold_figure(
     for verdict in verdicts:
         panels.setdefault(verdict.place.under(ORIGIN), []).append(verdict)
     left_out = len(panels) - MAX_PANELS
-    panels = dict(list(panels.items())[:MAX_PANELS])
+    panels = _telling(panels)
     columns = 2 if len(panels) > 1 else 1
     height = -(-len(panels) // columns)
     titles = [place.title for place in panels]
@@ -323,13 +358,18 @@ def threshold_figure(
     )  # fmt: skip
     info, settings = run.info, settings or settings_of(run.info)
     places = [(number // columns + 1, number % columns + 1) for number in range(len(panels))]
-    noisy = [draw_dimension(figure, at, run, mine, settings) for at, mine in zip(places, panels.values(), strict=True)]
-    if measured:
-        draw_nll(figure, (total, 1), run, verdicts, settings)
+    # Up to two lines a scheme and panel: what is recorded, and its running median.
     schemes = list(dict.fromkeys(one.scheme for one in verdicts))
+    points = max(200, min(MAX_POINTS, ALL_POINTS // ((2 * len(panels) + 1) * len(schemes))))
+    noisy = [
+        draw_dimension(figure, at, run, mine, settings, points)
+        for at, mine in zip(places, panels.values(), strict=True)
+    ]
+    if measured:
+        draw_nll(figure, (total, 1), run, verdicts, settings, points)
     notes = caption(info, schemes, _median_width(settings.run_at(info.window)) if any(noisy) else None)
     _legend(figure, schemes)
-    more = f"the first {MAX_PANELS} panels; {left_out} more dimensions are in the run"
+    more = f"the {MAX_PANELS} dimensions that cross first; {left_out} more are in the run: open it in the dashboard"
     tall = 330 * total + 80 * (not measured) + 18 * len(notes)
     figure.add_annotation(
         text="<br>".join(notes), xref="paper", yref="paper", x=0, y=0, xanchor="left", yanchor="top", yshift=-46,

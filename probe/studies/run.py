@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
+from html import escape
 from pathlib import Path
 from typing import Any, Literal
 
@@ -291,14 +292,17 @@ def run_probe(
 
 
 def _draw(part: Path) -> None:
-    """Write `figure.html`, self-contained; a machine without plotly records all the same, and draws nothing."""
+    """Write `figure.html`; a machine without plotly records all the same, and draws nothing."""
     try:
+        from probe.figures.page import share_script, write_page
         from probe.figures.thresholds import threshold_figure
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] != "plotly":
             raise
         return
-    threshold_figure(Run(part)).write_html(part / "figure.html", include_plotlyjs=True, full_html=True)
+    run = Run(part)
+    write_page(threshold_figure(run), part / "figure.html", f"{escape(run.info.model)} past its trained window")
+    share_script(part.parent)
 
 
 def _joined(passes: dict[str, Pass]) -> dict[str, NDArray[np.float32]]:

@@ -75,7 +75,7 @@ def test_bad_input_is_a_message_and_leaves_nothing(open_app, runs, tiny_folder, 
     app = press(fill(open_app("--model", tiny_folder), **fields))
     assert expected in app.error[0].value
     assert "--" not in app.error[0].value
-    assert [path.name for path in runs.iterdir()] == ["first"]
+    assert [run.path.name for run in list_runs(runs)] == ["first"]
     assert app.get("plotly_chart"), "the run that was there is still shown"
 
 
