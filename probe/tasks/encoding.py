@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +64,29 @@ def first_token(tokenizer: Any, config: Any) -> First:
     at = next((n for n in range(len(whole)) if whole[n : n + len(plain)] == plain), 0)
     put = tuple(whole[:at])
     return First(put, "tokenizer") if put else First((), "none: the tokenizer puts none before a text")
+
+
+def first_before_repeats(tokenizer: Any, config: Any, unit: Sequence[int]) -> First:
+    """What is put before a repeated unit: `first_token`, or where that is nothing, a token that differs from the unit.
+
+    Relative positions tell one query from another by what lies at which distance. Where every key is alike, so is every
+    attention's output, whatever the weights: each hidden state would be the first one's, at any length.
+    """
+    found = first_token(tokenizer, config)
+    if any(token not in unit for token in found.ids):
+        return found
+    named = {
+        f"the config's {name}_token_id": getattr(config, f"{name}_token_id", None) for name in ("bos", "eos", "pad")
+    }
+    if tokenizer is not None:
+        named |= {
+            "a full stop": next(iter(encode(tokenizer, _ANCHOR)), None),
+            "a comma": next(iter(encode(tokenizer, ",")), None),
+        }
+    for name, token in named.items():
+        if isinstance(token, int) and token >= 0 and token not in unit:
+            return First((token, *found.ids), f"{name}: a repeated word alone is alike at every position")
+    return found
 
 
 def repeated_unit(tokenizer: PreTrainedTokenizerBase, word: str, spec: str) -> list[int]:

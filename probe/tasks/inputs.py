@@ -19,7 +19,7 @@ from probe.errors import FieldError, literal, unknown
 from probe.models.load import LoadedModel
 from probe.recording.info import InputRecord
 from probe.tables import Table
-from probe.tasks.encoding import First, encode, encode_prefix, first_token, repeated_unit
+from probe.tasks.encoding import First, encode, encode_prefix, first_before_repeats, first_token, repeated_unit
 from probe.tasks.heldout import heldout_batch
 
 Ids = Sequence[int] | Sequence[Sequence[int]] | NDArray[Any] | Tensor
@@ -98,7 +98,7 @@ def _read(ask: Request) -> str:
 
 
 def _repeated(ask: Request, unit: list[int]) -> tuple[list[list[int]], Mapping[str, Any]]:
-    first = _first(ask.loaded)
+    first = first_before_repeats(ask.loaded.tokenizer, ask.loaded.model.config, unit)
     ids = [*first.ids, *unit * (ask.wanted // max(1, len(unit)) + 1)][: ask.wanted]
     return [ids], {"first": first.source, "unit": unit}
 
@@ -233,6 +233,20 @@ def _as_given(loaded: LoadedModel, ids: Ids, length: int | None) -> Drawn:
     return Drawn(_checked(loaded, found.long()[:, :length], "ids"), "ids", {})
 
 
+def _check_not_constant(ids: Tensor, spec: str) -> None:
+    """Refuse ids on which no position could be told from another, by any scheme.
+
+    Raises:
+        FieldError: a sequence of one token alone.
+    """
+    if bool((ids == ids[:, :1]).all(1).any()):
+        raise FieldError(
+            "input",
+            hint="all its tokens are alike, and so every hidden state would be, at any position; put another first",
+            value=spec,
+        )
+
+
 def _checked(loaded: LoadedModel, rows: Sequence[Sequence[int]] | Tensor, spec: str) -> Int[Tensor, "samples length"]:
     """The ids as a tensor, once they are known to be the model's.
 
@@ -243,6 +257,8 @@ def _checked(loaded: LoadedModel, rows: Sequence[Sequence[int]] | Tensor, spec: 
     vocabulary = loaded.model.get_input_embeddings().num_embeddings
     if ids.shape[1] < 2:
         raise FieldError("length", "at least 2 tokens", ids.shape[1])
+    if spec == "ids" or spec.startswith("ids:"):
+        _check_not_constant(ids, spec)
     outside = ids[(ids < 0) | (ids >= vocabulary)]
     if len(outside):
         raise FieldError(
