@@ -15,13 +15,16 @@ _SIZES = {
     "max_position_embeddings": WINDOW,
 }  # fmt: skip
 _GROUPED = {"num_key_value_heads": 2}
+_MIXED = ["sliding_attention", "full_attention"]
 
 
 def _maker(config: str, sizes: dict = _SIZES, **fixed: object) -> Callable[..., PreTrainedModel]:
     def make(seed: int = 0, **overrides: object) -> PreTrainedModel:
         torch.manual_seed(seed)
         built = getattr(transformers, config)(**(_COMMON | sizes | fixed | overrides))
-        return transformers.AutoModelForCausalLM.from_config(built).eval()
+        # The fused products of experts know no float64.
+        experts = {"experts_implementation": "eager"} if "experts" in str(fixed) else {}
+        return transformers.AutoModelForCausalLM.from_config(built, **experts).eval()
 
     return make
 
@@ -62,6 +65,42 @@ TINY: dict[str, Callable[..., PreTrainedModel]] = {
     "olmo2": _maker("Olmo2Config", **_GROUPED),
     "phi": _maker("PhiConfig", hidden_size=64),
     "gpt_neox": _maker("GPTNeoXConfig", hidden_size=64),
+    "mixtral": _maker("MixtralConfig", **_GROUPED, num_local_experts=4, sliding_window=None),
+    "olmoe": _maker("OlmoeConfig", **_GROUPED, num_experts=4, num_experts_per_tok=2),
+    "qwen3_moe": _maker(
+        "Qwen3MoeConfig", **_GROUPED, head_dim=12, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=48
+    ),
+    "granite": _maker("GraniteConfig", **_GROUPED, attention_multiplier=0.2, residual_multiplier=0.7),
+    "cohere": _maker("CohereConfig", **_GROUPED, use_qk_norm=True),
+    "glm4": _maker("Glm4Config", **_GROUPED, head_dim=12, partial_rotary_factor=0.5),
+    "gemma2": _maker(
+        "Gemma2Config", **_GROUPED, head_dim=12, query_pre_attn_scalar=12, attn_logit_softcapping=2.0, sliding_window=40
+    ),
+    "gemma3_text": _maker(
+        "Gemma3TextConfig",
+        **_GROUPED,
+        head_dim=12,
+        query_pre_attn_scalar=12,
+        sliding_window=40,
+        layer_types=_MIXED,
+        rope_parameters={
+            "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+            "full_attention": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0},
+        },
+    ),
+    "gpt_oss": _maker(
+        "GptOssConfig",
+        **_GROUPED,
+        head_dim=12,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        sliding_window=40,
+        layer_types=_MIXED,
+        rope_parameters=_rope("yarn", factor=4.0, original_max_position_embeddings=16),
+    ),
+    "cohere2": _maker("Cohere2Config", **_GROUPED, sliding_window=40, layer_types=_MIXED),
+    "qwen2-sliding": _maker("Qwen2Config", **_GROUPED, use_sliding_window=True, sliding_window=40, max_window_layers=1),
+    "mistral-window": _maker("MistralConfig", **_GROUPED, sliding_window=40),
     "gemma": _maker("GemmaConfig", num_key_value_heads=1, head_dim=12),
     "falcon-rope": _falcon(alibi=False),
     "smollm3-mixed": _smollm3(1, 0),
@@ -87,8 +126,13 @@ TINY: dict[str, Callable[..., PreTrainedModel]] = {
 """Makers by name, the model type first; `make(seed=0, **config)`."""
 
 ALIBI = [name for name in TINY if name.startswith(("mpt", "bloom", "falcon")) and name != "falcon-rope"]
-NOWHERE = ["smollm3-nope", "gpt_neox-nope"]
+NOWHERE = ["smollm3-nope", "gpt_neox-nope", "cohere2"]
+"""Without positions in every layer on which a scheme acts: Cohere 2 rotates in its local layers alone."""
 ROPE = [name for name in TINY if name not in (*ALIBI, *NOWHERE)]
+LOCAL = ["mistral-window"]
+"""Local by design in every layer, so that no scheme acts."""
+MIXED = ["gemma2", "gemma3_text", "gpt_oss", "cohere2", "qwen2-sliding"]
+"""Local by design in some layers."""
 
 
 def token_ids(batch: int = 2, length: int = 150) -> torch.Tensor:

@@ -185,6 +185,7 @@ def attend_one(
     pieces: Compiled,
     encoding: Encoding,
     scaling: float,
+    sinks: Float[Tensor, " heads"] | None = None,
 ) -> Float[Tensor, "batch heads 1 dim"]:
     """Attention of one raw query, the last position, over raw keys; keys and values may be views of a larger buffer.
 
@@ -195,9 +196,13 @@ def attend_one(
         pieces: the scheme compiled for this query, with its segments, which the other layers share.
         encoding: how positions enter.
         scaling: factor on the scores.
+        sinks: one more term in the denominator, for no key; None: there is none.
     """
     segments = _planned(pieces, encoding, _CHUNK.get(query.device.type, 512))
     scores = _biased(_scores(query, key, segments, encoding, scaling), segments, encoding, query)
+    if sinks is not None:
+        more = sinks.to(scores.dtype).unflatten(0, scores.shape[1:3])[None, ..., None]
+        scores = torch.cat((scores, more.expand(len(scores), -1, -1, 1)), -1)
     weights = scores.softmax(-1).to(value.dtype)
     parts = [weights[..., at : at + stop - start] @ value[:, :, start:stop] for start, stop, at in _spans(segments)]
     return torch.stack(parts).sum(0).flatten(1, 2).unsqueeze(2)

@@ -5,7 +5,6 @@ It shares nothing with the fast path but the definition of a scheme, so that one
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -27,22 +26,41 @@ def visible_mask(visibility: Visibility, first: int, length: int) -> Bool[Tensor
     return mask
 
 
-def attention_weights(
-    query: Float[Tensor, "batch heads queries dim"],
-    key: Float[Tensor, "batch kv_heads keys dim"],
-    first: int,
-    weave: Weave,
-    visibility: Visibility,
-    encoding: Encoding,
-    scaling: float,
-) -> Float[Tensor, "batch heads queries keys"]:
-    """Softmax weights of the queries first, first + 1, ... over all keys; key heads may be shared by groups of query
-    heads.
+@dataclass(frozen=True)
+class Softmax:
+    """How a layer makes weights of its scores.
+
+    Attributes:
+        softcap: scores are bent to cap * tanh(score / cap) first (Gemma 2); None: they are not.
+        sinks: [heads], one more term in the denominator of every row, for no key (gpt-oss); None: there is none.
     """
-    stop, length = first + query.shape[2], key.shape[2]
-    t, i = torch.arange(first, stop), torch.arange(length)
-    relative = weave(t.double()[:, None], i.double()[None])
-    return weights_at(query, key, relative, visibility.sees(t[:, None], i[None]), encoding, scaling)
+
+    softcap: float | None = None
+    sinks: Float[Tensor, " heads"] | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is the usual softmax."""
+        return self.softcap is None and self.sinks is None
+
+    def capped(self, scores: Float[Tensor, "batch heads queries keys"]) -> Float[Tensor, "batch heads queries keys"]:
+        """Scores as they enter the softmax; -inf, a key that is not seen, stays."""
+        if self.softcap is None:
+            return scores
+        bent = self.softcap * torch.tanh(scores / self.softcap)
+        return bent.masked_fill(torch.isneginf(scores), float("-inf"))
+
+    def weights(self, capped: Float[Tensor, "batch heads queries keys"]) -> Float[Tensor, "batch heads queries keys"]:
+        """Weights of capped scores; they sum to less than 1 where there is a sink, and are 0 for a query that sees
+        nothing.
+        """
+        if self.sinks is not None:
+            sinks = self.sinks.to(capped.dtype)[None, :, None, None].expand(*capped.shape[:3], 1)
+            return torch.cat((capped, sinks), -1).softmax(-1)[..., :-1]
+        return capped.softmax(-1).masked_fill(torch.isneginf(capped).all(-1, keepdim=True), 0.0)
+
+
+PLAIN = Softmax()
 
 
 @dataclass(frozen=True)
@@ -53,45 +71,26 @@ class ScoreBlock:
         layer: 1 is the first.
         first: position of the first query.
         window: trained window M in tokens.
-        scores: [batch, heads, queries, keys], with every factor in; -inf where a query does not see a key.
+        scores: [batch, heads, queries, keys], with every factor in and soft-capped; -inf where a query does not see a
+            key.
+        softmax: what the layer makes weights with.
     """
 
     layer: int
     first: int
     window: int
     scores: Float[Tensor, "batch heads queries keys"]
+    softmax: Softmax = PLAIN
 
     @cached_property
     def weights(self) -> Float[Tensor, "batch heads queries keys"]:
         """The softmax of the scores."""
-        return self.scores.softmax(-1)
+        return self.softmax.weights(self.scores)
 
     @property
     def last(self) -> int:
         """Position after the last query."""
         return self.first + self.scores.shape[2]
-
-
-def score_blocks(
-    query: Float[Tensor, "batch heads queries dim"],
-    key: Float[Tensor, "batch kv_heads keys dim"],
-    weave: Weave,
-    visibility: Visibility,
-    encoding: Encoding,
-    scaling: float,
-    block: int = 128,
-) -> Iterator[tuple[int, Float[Tensor, "batch heads block keys"]]]:
-    """Position of the first query and the scores of `block` queries at a time, so that memory is linear in the keys;
-    -inf where a query does not see a key. The queries are the last positions of the keys.
-    """
-    i, first = torch.arange(key.shape[2]), key.shape[2] - query.shape[2]
-    key = key.repeat_interleave(query.shape[1] // key.shape[1], 1)
-    for start in range(0, query.shape[2], block):
-        part = query[:, :, start : start + block]
-        t = torch.arange(first + start, first + start + part.shape[2])
-        scores = encoding.scores(part, key, weave(t.double()[:, None], i.double()[None]), scaling)
-        hidden = ~visibility.sees(t[:, None], i[None])
-        yield first + start, scores.masked_fill(hidden.to(query.device), float("-inf"))
 
 
 def weights_at(
@@ -101,13 +100,12 @@ def weights_at(
     sees: Bool[Tensor, "queries keys"],
     encoding: Encoding,
     scaling: float,
+    softmax: Softmax = PLAIN,
 ) -> Float[Tensor, "batch heads queries keys"]:
-    """Softmax weights at relative positions given pair by pair; 0 in the rows of queries that see nothing."""
+    """Weights at relative positions given pair by pair; 0 in the rows of queries that see nothing."""
     key = key.repeat_interleave(query.shape[1] // key.shape[1], 1)
     scores = encoding.scores(query, key, relative, scaling)
-    weights = scores.masked_fill(~sees.to(query.device), float("-inf")).softmax(-1)
-    blind = ~sees.any(-1)
-    return weights.masked_fill(blind.to(query.device)[:, None], 0.0) if bool(blind.any()) else weights
+    return softmax.weights(softmax.capped(scores.masked_fill(~sees.to(query.device), float("-inf"))))
 
 
 def attend_dense(
@@ -118,6 +116,7 @@ def attend_dense(
     visibility: Visibility,
     encoding: Encoding,
     scaling: float,
+    softmax: Softmax = PLAIN,
 ) -> Float[Tensor, "batch heads queries dim"]:
     """Attention of a scheme over raw queries and keys, as one dense matrix; key heads may be shared by groups of query
     heads.
@@ -128,6 +127,7 @@ def attend_dense(
     length = key.shape[2]
     if length > MAX_LENGTH:
         raise ProbeError(f"backend dense: expected at most {MAX_LENGTH} tokens, got {length}; use the backend 'pieces'")
-    first, groups = length - query.shape[2], query.shape[1] // key.shape[1]
-    weights = attention_weights(query, key, first, weave, visibility, encoding, scaling)
-    return weights @ value.repeat_interleave(groups, 1)
+    t, i = torch.arange(length - query.shape[2], length), torch.arange(length)
+    relative = weave(t.double()[:, None], i.double()[None])
+    weights = weights_at(query, key, relative, visibility.sees(t[:, None], i[None]), encoding, scaling, softmax)
+    return weights.to(value.dtype) @ value.repeat_interleave(query.shape[1] // key.shape[1], 1)

@@ -116,6 +116,7 @@ def attend_pieces(
     encoding: Encoding,
     scaling: float,
     block: int | None = None,
+    sinks: Float[Tensor, " heads"] | None = None,
 ) -> Float[Tensor, "batch heads queries dim"]:
     """Attention of a whole scheme over raw (unrotated) queries and keys.
 
@@ -129,15 +130,16 @@ def attend_pieces(
         scaling: factor on the scores.
         block: queries per masked kernel call; default by device. A single query is decoded (`probe.attention.decode`),
             unless this is given.
+        sinks: one more term in the denominator of every row, for no key; None: there is none.
 
     Raises:
         ProbeError: at a backward pass.
     """
     with torch.no_grad():
         if query.shape[2] == 1 and block is None:
-            out = attend_one(query, key, value, pieces, encoding, scaling)
+            out = attend_one(query, key, value, pieces, encoding, scaling, sinks)
         else:
-            out = _attend_many(query, key, value, pieces, encoding, scaling, block)
+            out = _attend_many(query, key, value, pieces, encoding, scaling, block, sinks)
     wanted = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
     return _NoGradient.apply(out, query, key, value) if wanted else out
 
@@ -164,6 +166,7 @@ def _attend_many(
     encoding: Encoding,
     scaling: float,
     block: int | None,
+    sinks: Tensor | None,
 ) -> Tensor:
     """The planned calls, stage by stage."""
     block = block or QUERY_BLOCK.get(query.device.type, 256)
@@ -174,6 +177,9 @@ def _attend_many(
         turned_q = encoding.turned(_taken(query, stage.rows), stage.q_pos)
         for call in stage.calls:
             result.add(call, _called(turned_q, turned_k, v, stage, call, encoding, scaling))
+    if sinks is not None:  # exp(lse) of exp(lse) + exp(sink) is left for the keys
+        share = torch.sigmoid(result.lse - sinks.to(result.lse.dtype)[:, None])
+        result.out *= share[..., None].to(result.out.dtype)
     return result.out
 
 

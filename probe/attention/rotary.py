@@ -33,12 +33,14 @@ class Rotary(Encoding):
     precision of angles.
 
     `angle_dtype` float32 is what transformers uses, so plain RoPE is bitwise the stock model; float64 is exact to
-    the last bit of a float32 model at any position.
+    the last bit of a float32 model at any position. `interleaved` pairs are (2j, 2j + 1), as Cohere's and GLM's are;
+    else (j, j + half).
     """
 
     inv_freq: Float[Tensor, " half"]
     amplitude: float = 1.0
     angle_dtype: torch.dtype = torch.float32
+    interleaved: bool = False
     _kept: dict[tuple, tuple[Tensor, _Tables]] = field(default_factory=dict, repr=False, compare=False)
 
     def tables(self, positions: Float[Tensor, " n"], like: Tensor) -> _Tables:
@@ -69,9 +71,7 @@ class Rotary(Encoding):
         positions: Float[Tensor, " n"],
         out: Float[Tensor, "batch heads n dim"] | None = None,
     ) -> Float[Tensor, "batch heads n dim"]:
-        """Rotate the first 2*half dimensions of every head; pairs are (j, j + half), the rest
-        passes through.
-        """
+        """Rotate the first 2*half dimensions of every head; the rest passes through."""
         if len(positions) == 0 or not self.turns(positions):
             return x if out is None else out.copy_(x)
         cos, sin = self.tables(positions, x)
@@ -83,7 +83,7 @@ class Rotary(Encoding):
         for at in range(0, x.shape[2], chunk):
             mine = slice(at, at + chunk)
             tables = (cos, sin) if len(cos) == 1 else (cos[mine], sin[mine])
-            _rotate(x[:, :, mine, : 2 * half], *tables, out[:, :, mine, : 2 * half])
+            _rotate(x[:, :, mine, : 2 * half], *tables, out[:, :, mine, : 2 * half], self.interleaved)
         return out
 
     @override
@@ -103,8 +103,9 @@ class Rotary(Encoding):
         relative = placed(relative, query, self.angle_dtype)
         for j, frequency in enumerate(self.inv_freq.tolist()):
             angle = relative * frequency
-            qa, qb = query[..., j, None], query[..., half + j, None]
-            ka, kb = key[..., None, :, j], key[..., None, :, half + j]
+            a, b = (2 * j, 2 * j + 1) if self.interleaved else (j, half + j)
+            qa, qb = query[..., a, None], query[..., b, None]
+            ka, kb = key[..., None, :, a], key[..., None, :, b]
             turned = (qa * ka + qb * kb) * angle.cos().to(query.dtype) + (qa * kb - qb * ka) * angle.sin().to(
                 query.dtype
             )
@@ -112,12 +113,13 @@ class Rotary(Encoding):
         return scores * scaling
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
-    """Pairs (j, j + half) of x turned into `out`, with every product rounded by itself, as transformers rounds."""
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor, interleaved: bool) -> None:
+    """Pairs of x turned into `out`, with every product rounded by itself, as transformers rounds."""
     half = cos.shape[-1]
+    one, other = (slice(0, None, 2), slice(1, None, 2)) if interleaved else (slice(half), slice(half, None))
     crossed = torch.empty_like(x)
-    torch.mul(x[..., half:], -sin, out=crossed[..., :half])
-    torch.mul(x[..., :half], sin, out=crossed[..., half:])
-    torch.mul(x[..., :half], cos, out=out[..., :half])
-    torch.mul(x[..., half:], cos, out=out[..., half:])
+    torch.mul(x[..., other], -sin, out=crossed[..., one])
+    torch.mul(x[..., one], sin, out=crossed[..., other])
+    torch.mul(x[..., one], cos, out=out[..., one])
+    torch.mul(x[..., other], cos, out=out[..., other])
     out += crossed

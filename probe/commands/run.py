@@ -62,6 +62,11 @@ def _options(parser: argparse.ArgumentParser) -> None:
         "--backend", default="pieces", help="pieces (fast) or dense (the T x T reference; default: pieces)"
     )
     how.add_argument(
+        "--weave-local", action="store_true",
+        help="let schemes act on layers too that are local by design (sliding window at most M), within their window; "
+        "by default these stay as trained",
+    )  # fmt: skip
+    how.add_argument(
         "--chunk-batch", default="auto", metavar="N",
         help="middle chunks of a chunked prompt (mesa, star) in one call, or auto: as many as 64 MiB of activations "
         "hold on CPU, 2 GiB on a GPU; memory and speed, not results",
@@ -114,7 +119,7 @@ def _run(args: argparse.Namespace) -> None:
         sites=tuple(dict.fromkeys(part.strip() for part in args.site.split(","))), schemes=args.scheme,
         input=args.input, length=args.length, samples=args.samples, detector=args.detector,
         detection=DetectorSettings(args.burn_in, args.run_length, args.margin), backend=args.backend,
-        chunk_batch=args.chunk_batch, seed=args.seed,
+        chunk_batch=args.chunk_batch, seed=args.seed, weave_local=args.weave_local,
     )  # fmt: skip
     loaded = options.load(args)
     settings = replace(

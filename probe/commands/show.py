@@ -97,6 +97,12 @@ def run(run: Run, json_only: bool) -> None:
     )
     for line in reasons(verdicts):
         print(line)
+    if info.local_layers:
+        shown = ", ".join(map(str, info.local_layers))
+        print(
+            f"local by design, left as trained under every scheme: layers {shown} (their sliding window is at most M; "
+            "--weave-local lets schemes act there)"
+        )
     figure = run.path / "figure.html"
     print(f"figure:  {figure if figure.exists() else 'none: plotly is not installed'}\nrun:     {run.path}")
 

@@ -85,6 +85,7 @@ class RunInfo:
         chunk_batch: chunks in one call.
         seed: of what was drawn.
         provenance: versions, commit, time, machine.
+        local_layers: layers that are local by design and were left as trained.
     """
 
     model: str
@@ -106,6 +107,7 @@ class RunInfo:
     chunk_batch: int | str
     seed: int
     provenance: Provenance
+    local_layers: tuple[int, ...] = ()
 
     def places(self) -> list[Place]:
         """Every recorded place, under `origin`, in the run's order."""
@@ -131,8 +133,8 @@ class RunInfo:
         found = dict(value)
         if found.pop("format") == 1:
             found = _from_format_1(found)
-        for name in ("layers", "dims", "sites", "shown"):
-            found[name] = tuple(found[name])
+        for name in ("layers", "dims", "sites", "shown", "local_layers"):
+            found[name] = tuple(found.get(name, ()))
         found["schemes"] = {spec: _scheme(one) for spec, one in found["schemes"].items()}
         found["input"] = InputRecord(**found["input"])
         found["detection"] = DetectionRecord(**found["detection"])

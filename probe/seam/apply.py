@@ -11,8 +11,9 @@ where they are used.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import wraps
 from typing import Any
 
@@ -22,14 +23,15 @@ from transformers import AttentionInterface, PretrainedConfig, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, flash_attention_mask
 
 from probe.errors import ProbeError, unknown
-from probe.schemes.scheme import Scheme
-from probe.seam.attend import SLOT, CompiledScheme, LayerScheme, ModelScheme, scheme_attention
+from probe.schemes.scheme import ORIGIN, Scheme
+from probe.schemes.visibility import Lambda
+from probe.seam.attend import SLOT, CompiledScheme, LayerScheme, ModelScheme, is_own_window, scheme_attention
 from probe.seam.attributes import attributes
 from probe.seam.chunked_prefill import Feeding, check_chunk_batch, fed
 from probe.seam.construction import ProbedModel, ToyModel, weave_construction
-from probe.seam.families import family_of, unwrapped
+from probe.seam.families import Family, family_of, unwrapped
 from probe.seam.observers import observers_of
-from probe.seam.positions import check_fits
+from probe.seam.positions import PositionEncoding, check_fits
 from probe.seam.prompt import PromptState
 
 NAME = "weavescope"
@@ -45,7 +47,7 @@ class _Unrotated(nn.Module):
         super().__init__()
         self.rotary_dim = rotary_dim
 
-    def forward(self, x: Tensor, position_ids: Tensor, **_: Any) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, position_ids: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         shape = (*position_ids.shape, self.rotary_dim)
         return x.new_ones(shape), x.new_zeros(shape)
 
@@ -88,12 +90,10 @@ def _implementation(config: PretrainedConfig, name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _raw_rotary(model: PreTrainedModel, path: str) -> Iterator[None]:
+def _raw_rotary(model: PreTrainedModel, family: Family) -> Iterator[None]:
     """Let the model's rotary turn nothing, so that attention gets, and the cache keeps, raw queries and keys."""
-    parent, _, leaf = path.rpartition(".")
-    inv_freq = model.get_submodule(path).inv_freq
-    assert isinstance(inv_freq, Tensor)
-    with attributes(model.get_submodule(parent), **{leaf: _Unrotated(2 * inv_freq.shape[0])}):
+    parent, _, leaf = family.rotary.rpartition(".")
+    with attributes(model.get_submodule(parent), **{leaf: _Unrotated(family.rotary_width(model))}):
         yield
 
 
@@ -124,7 +124,49 @@ def _generate(model: PreTrainedModel, prompt: PromptState) -> Callable[..., Any]
     return told
 
 
-def check_scheme(model: ProbedModel, scheme: Scheme) -> None:
+def _compiled(scheme: Scheme, windows: Iterable[int | None], weave_local: bool) -> dict[int | None, CompiledScheme]:
+    """The scheme, and what becomes of it in layers of each sliding window."""
+
+    def within(window: int | None) -> Scheme:
+        if window is None or not is_own_window(window, scheme.window):
+            return scheme
+        own = Lambda(0, window)
+        if weave_local:
+            return replace(scheme, visibility=own)
+        return Scheme(ORIGIN, scheme.window, visibility=own)
+
+    return {window: CompiledScheme(within(window)) for window in set(windows)}
+
+
+def _check_fits(
+    scheme: Scheme,
+    name: str,
+    layers: Sequence[PositionEncoding],
+    windows: Sequence[int | None],
+    weave_local: bool = False,
+) -> None:
+    """Refuse a scheme that the layers on which it would act have no use for.
+
+    Raises:
+        ProbeError: RoPE frequencies where nothing rotates.
+    """
+    acted = [
+        positions
+        for positions, window in zip(layers, windows, strict=True)
+        if weave_local or not is_own_window(window, scheme.window)
+    ]
+    if acted:
+        check_fits(scheme, acted, name)
+
+
+def local_layers(model: ProbedModel, window: int) -> list[int]:
+    """Layers, 1 is the first, that are local by design for a trained window M: schemes leave them as trained."""
+    model = unwrapped(model)
+    windows = family_of(model.config).layer_windows(model)
+    return [number for number, own in enumerate(windows, 1) if is_own_window(own, window)]
+
+
+def check_scheme(model: ProbedModel, scheme: Scheme, *, weave_local: bool = False) -> None:
     """Refuse a scheme that the model has no use for, without running anything.
 
     Raises:
@@ -133,7 +175,7 @@ def check_scheme(model: ProbedModel, scheme: Scheme) -> None:
     model = unwrapped(model)
     family = family_of(model.config)
     if not isinstance(model, ToyModel):
-        check_fits(scheme, family.layer_positions(model), family.name)
+        _check_fits(scheme, family.name, family.layer_positions(model), family.layer_windows(model), weave_local)
 
 
 @contextmanager
@@ -145,6 +187,7 @@ def apply_scheme(
     exact_angles: bool = False,
     prompt: int | None = None,
     chunk_batch: int | str = "auto",
+    weave_local: bool = False,
 ) -> Iterator[ProbedModel]:
     """Run `model` under `scheme` inside the context.
 
@@ -157,6 +200,9 @@ def apply_scheme(
             included); default: what `generate` is given, else those of the pass that began with an empty cache.
         chunk_batch: middle chunks of a chunked prompt that go through the model together; "auto": as many as 64 MiB of
             activations hold on CPU, 2 GiB on a GPU. It changes memory and speed, not results.
+        weave_local: let the scheme's frequencies, weave and scale act on layers too that are local by design (their
+            sliding window is at most the trained one, so that no distance in them is unseen); by default these stay as
+            trained. What they see is their own window either way.
 
     Raises:
         ProbeError: an unsupported family, an unknown backend, a scheme that the model has no use for, or one applied
@@ -174,17 +220,21 @@ def apply_scheme(
     if any(hasattr(attention, SLOT) for attention in attentions):
         raise ProbeError("a scheme is applied to this model already; leave its context first")
     layers = family.layer_positions(model, torch.float64 if exact_angles else torch.float32)
-    check_fits(scheme, layers, family.name)
+    windows = family.layer_windows(model)
+    _check_fits(scheme, family.name, layers, windows, weave_local)
     state = PromptState(prompt)
-    shared = ModelScheme(CompiledScheme(scheme), backend, state, observers_of(model))
+    shared = ModelScheme(scheme, backend, state, observers_of(model))
+    compiled = _compiled(scheme, windows, weave_local)
     with ExitStack() as undo:
-        for number, (attention, positions) in enumerate(zip(attentions, layers, strict=True), 1):
-            undo.enter_context(attributes(attention, **{SLOT: LayerScheme(shared, positions, number)}))
+        made = zip(attentions, layers, windows, strict=True)
+        for number, (attention, positions, window) in enumerate(made, 1):
+            mine = LayerScheme(shared, compiled[window], positions, number, window)
+            undo.enter_context(attributes(attention, **{SLOT: mine}))
             if family.own is not None:
                 own = family.own.forward(attention, scheme_attention)
                 undo.enter_context(attributes(attention, forward=own))
         if family.own is None:
-            undo.enter_context(_raw_rotary(model, family.rotary))
+            undo.enter_context(_raw_rotary(model, family))
         undo.enter_context(_implementation(model.config, NAME if family.own is None else OWN_NAME))
         undo.enter_context(fed(model, Feeding(scheme, state, check_chunk_batch(chunk_batch))))
         if hasattr(model, "generate"):

@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from constructions.weave import Weave
-from probe.attention.dense import ScoreBlock, attend_dense, score_blocks, weights_at
+from probe.attention.blocks import attend_piece_blocks, piece_blocks
+from probe.attention.dense import PLAIN, ScoreBlock, Softmax, attend_dense, weights_at
 from probe.attention.encoding import Encoding
 from probe.attention.merged import attend_pieces
 from probe.attention.placing import placed
@@ -81,13 +82,13 @@ class ModelScheme:
     """A scheme on one model: what all its layers share.
 
     Attributes:
-        compiled: the scheme.
+        scheme: the scheme.
         backend: "pieces" or "dense".
         prompt: of the calls that go on.
         observers: those who watch, a list that follows them.
     """
 
-    compiled: CompiledScheme
+    scheme: Scheme
     backend: str
     prompt: PromptState
     observers: Sequence[Observer]
@@ -101,39 +102,58 @@ class LayerScheme:
 
     Attributes:
         model: what it shares with the other layers.
+        compiled: the scheme, shared with layers of the same sliding window; where that is the layer's own design, what
+            it was trained with, within that window.
         positions: how they entered the layer as it was trained.
         number: 1 is the first.
+        window: its sliding window, None where it has none.
     """
 
     model: ModelScheme
+    compiled: CompiledScheme
     positions: PositionEncoding
     number: int
+    window: int | None = None
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float, prompt: int) -> Tensor:
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, scaling: float, prompt: int, softmax: Softmax = PLAIN
+    ) -> Tensor:
         """[batch, heads, queries, dim] for unpadded rows; the queries are the last positions of the keys."""
-        compiled, length = self.model.compiled, key.shape[2]
+        compiled, length = self.compiled, key.shape[2]
         first = length - query.shape[2]
         # While a prompt is fed in parts, parameters that follow the length are those of the whole.
         reached = max(length, prompt)
         query = compiled.scaled(query, torch.arange(first, length), reached)
         encoding = compiled.encoding(self.positions, reached)
         if self.model.observers:
-            self._tell(query, key, encoding, scaling, prompt)
+            self._tell(query, key, encoding, scaling, prompt, softmax)
         if self.model.backend == "dense":
-            return attend_dense(query, key, value, *compiled.resolved(length, prompt), encoding, scaling)
-        return attend_pieces(query, key, value, compiled.pieces(first, length, prompt), encoding, scaling)
+            return attend_dense(query, key, value, *compiled.resolved(length, prompt), encoding, scaling, softmax)
+        pieces = compiled.pieces(first, length, prompt)
+        if softmax.softcap is not None:  # no fused kernel bends scores
+            return attend_piece_blocks(query, key, value, pieces, encoding, scaling, softmax)
+        return attend_pieces(query, key, value, pieces, encoding, scaling, sinks=softmax.sinks)
 
-    def _tell(self, query: Tensor, key: Tensor, encoding: Encoding, scaling: float, prompt: int) -> None:
+    def _tell(
+        self, query: Tensor, key: Tensor, encoding: Encoding, scaling: float, prompt: int, softmax: Softmax
+    ) -> None:
         """Let those who watch see the scores, which are computed once for all of them."""
-        weave, visibility = self.model.compiled.resolved(key.shape[2], prompt)
-        window = self.model.compiled.scheme.window
-        for first, scores in score_blocks(query, key, weave, visibility, encoding, scaling):
-            block = ScoreBlock(self.number, first, window, scores)
+        length, window = key.shape[2], self.model.scheme.window
+        pieces = self.compiled.pieces(length - query.shape[2], length, prompt)
+        for first, scores in piece_blocks(query, key, pieces, encoding, scaling):
+            block = ScoreBlock(self.number, first, window, softmax.capped(scores), softmax)
             for observer in self.model.observers:
                 observer(block)
 
     def attend_at(
-        self, given: GivenPositions, query: Tensor, key: Tensor, value: Tensor, scaling: float, mask: Tensor | None
+        self,
+        given: GivenPositions,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scaling: float,
+        mask: Tensor | None,
+        softmax: Softmax = PLAIN,
     ) -> Tensor:
         """[batch, heads, queries, dim] at the positions that the caller gave, row by row by the dense definition.
 
@@ -144,7 +164,7 @@ class LayerScheme:
             raise FieldError("position_ids", "none", hint="ALiBi takes distances from the order of the tokens alone")
         if self.model.observers:
             raise FieldError("position_ids", "none while attention is observed, which goes by the order of the tokens")
-        compiled, keys, queries = self.model.compiled, key.shape[2], query.shape[2]
+        compiled, keys, queries = self.compiled, key.shape[2], query.shape[2]
         weave, visibility = compiled.resolved(given.length, given.length)
         encoding = compiled.encoding(self.positions, given.length)
         rows = []
@@ -152,14 +172,22 @@ class LayerScheme:
             positions, _ = given.row(number, keys)
             t = positions[keys - queries :]
             real = torch.ones(keys, dtype=torch.bool) if mask is None else mask[number].cpu().bool()
-            sees = given.mask(number, keys, queries, weave, visibility, real)
+            by_order = is_own_window(self.window, self.model.scheme.window)
+            sees = given.mask(number, keys, queries, weave, visibility, real, by_order)
             relative = weave(t.double()[:, None], positions.double()[None])
-            weights = weights_at(compiled.scaled(q, t, given.length), k, relative, sees, encoding, scaling)
-            rows.append(weights @ v.repeat_interleave(q.shape[1] // k.shape[1], 1))
+            weights = weights_at(compiled.scaled(q, t, given.length), k, relative, sees, encoding, scaling, softmax)
+            rows.append(weights.to(v.dtype) @ v.repeat_interleave(q.shape[1] // k.shape[1], 1))
         return torch.cat(rows)
 
     def attend_padded(
-        self, pads: Sequence[int], query: Tensor, key: Tensor, value: Tensor, scaling: float, prompt: int
+        self,
+        pads: Sequence[int],
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scaling: float,
+        prompt: int,
+        softmax: Softmax = PLAIN,
     ) -> Tensor:
         """[batch, heads, queries, dim] for rows padded at the left, those of equal padding together.
 
@@ -175,23 +203,26 @@ class LayerScheme:
             # Queries inside the padding come out as zero: nothing reads them.
             skip = max(0, pad - (keys - queries))
             q, k, v = (x.index_select(0, rows) for x in (query[:, :, skip:], key[:, :, pad:], value[:, :, pad:]))
-            part = self.attend(q, k, v, scaling, max(0, prompt - pad))
+            part = self.attend(q, k, v, scaling, max(0, prompt - pad), softmax)
             out[:, :, skip:].index_copy_(0, rows, part)
         return out
 
 
-def _check_options(keys: int, options: dict[str, Any], seen: Last[int]) -> None:
-    """Refuse what a model asks of its attention and a scheme does not compute.
+def is_own_window(window: int | None, trained: int) -> bool:
+    """Whether a layer with this sliding window is local by design: no distance in it is one that was not trained."""
+    return window is not None and window <= trained
+
+
+def _check_window(keys: int, window: int | None, trained: int, options: dict[str, Any], seen: Last[int]) -> None:
+    """Refuse an input that a sliding window cuts, where the scheme acts on the layer.
 
     A sliding cache drops keys, so that past the window there may be no more keys than it holds: position_ids tell.
 
     Raises:
-        ProbeError: soft-capped scores, or an input longer than the model's sliding window.
+        ProbeError: an input longer than a sliding window that is wider than the trained one.
     """
-    if options.get("softcap") is not None:
-        raise ProbeError(f"the model soft-caps attention scores at {options['softcap']}, which no scheme computes")
-    window, position_ids = options.get("sliding_window"), options.get("position_ids")
-    if window is None:
+    position_ids = options.get("position_ids")
+    if window is None or is_own_window(window, trained):
         return
     length = keys if position_ids is None else max(keys, seen.of(position_ids, lambda ids: int(ids.max())) + 1)
     if length > window:
@@ -213,16 +244,17 @@ def scheme_attention(
     """The function that transformers calls in place of its own attention."""
     layer: LayerScheme = getattr(module, SLOT)
     mine, keys = layer.model, key.shape[2]
-    _check_options(keys, kwargs, mine.last_position)
+    _check_window(keys, layer.window, mine.scheme.window, kwargs, mine.last_position)
+    softmax = Softmax(kwargs.get("softcap"), kwargs.get("s_aux"))
     given = mine.prompt.given
     if given is not None:
-        out = layer.attend_at(given, query, key, value, scaling, attention_mask)
+        out = layer.attend_at(given, query, key, value, scaling, attention_mask, softmax)
     else:
         pads = left_padding(attention_mask, query.shape[0], keys, mine.padding)
-        mine.compiled.rows = len(set(pads))
+        layer.compiled.rows = len(set(pads))
         prompt = mine.prompt.keys(keys)
         if any(pads):
-            out = layer.attend_padded(pads, query, key, value, scaling, prompt)
+            out = layer.attend_padded(pads, query, key, value, scaling, prompt, softmax)
         else:
-            out = layer.attend(query, key, value, scaling, prompt)
+            out = layer.attend(query, key, value, scaling, prompt, softmax)
     return out.transpose(1, 2), None

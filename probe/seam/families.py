@@ -49,12 +49,16 @@ class Family:
         layers: the list of decoder layers.
         rotary: the module that turns positions into cos and sin; empty where there is none.
         attn: a layer's attention module.
-        mlp: the module in a layer whose output is the MLP's, without the residual.
-        attn_site: the module in a layer whose output is the attention's, where that is not `attn`.
+        mlp: the module in a layer whose output is what the MLP adds to the residual stream.
+        attn_site: the module in a layer whose output is what attention adds to the residual stream, where that is not
+            `attn`.
         head: whether there is a vocabulary head, and so a likelihood.
         slopes: ALiBi's slopes of a config, float [heads] in scaled scores; None for a config without ALiBi.
         rotates: whether an attention module of a family with a rotary uses it.
         own: the attention that the module writes out itself, where it does.
+        interleaved: whether its rotary pairs dimensions (2j, 2j + 1), and not (j, j + half).
+        halved: whether its rotary gives cos and sin of half a head's width.
+        by_layer_type: whether it has a rotary for every kind of layer in the config's `layer_types`.
         misfit: why a config of this family cannot be run, or None.
     """
 
@@ -69,6 +73,9 @@ class Family:
     slopes: Callable[[Any], Tensor | None] = _no_slopes
     rotates: Callable[[Any], bool] = lambda attention: True
     own: OwnAttention | None = None
+    interleaved: bool = False
+    halved: bool = False
+    by_layer_type: bool = False
     misfit: Callable[[Any], str | None] = _fits
 
     def layer_list(self, model: ProbedModel) -> nn.ModuleList:
@@ -86,27 +93,50 @@ class Family:
         attentions, slopes = self.attentions(model), self.slopes(model.config)
         if slopes is not None:
             return [Bias(slopes)] * len(attentions)
-        rope = self._rope(model, angle_dtype)
-        if rope is None:
-            return [Nowhere()] * len(attentions)
         nowhere = Nowhere()
-        return [rope if self.rotates(attention) else nowhere for attention in attentions]
+        ropes = {kind: self._rope(model, angle_dtype, kind) or nowhere for kind in set(self._kinds(model))}
+        found = zip(attentions, self._kinds(model), strict=True)
+        return [ropes[kind] if self.rotates(attention) else nowhere for attention, kind in found]
 
-    def _rope(self, model: ProbedModel, angle_dtype: torch.dtype) -> Rope | None:
-        """The model's rotary, or None where it turns no dimension."""
-        rotary = model.get_submodule(self.rotary)
-        inv_freq = rotary.inv_freq
+    def layer_windows(self, model: ProbedModel) -> list[int | None]:
+        """How many of the last keys, their own among them, each layer's queries see; None: all. As transformers has
+        it.
+        """
+        config, count = model.config, len(self.layer_list(model))
+        window = getattr(config, "sliding_window", None)
+        kinds = getattr(config, "layer_types", None)
+        if kinds is None:
+            return [window] * count
+        return [window if kind == "sliding_attention" else None for kind in kinds]
+
+    def _kinds(self, model: ProbedModel) -> list[str]:
+        """The kind of every layer, where each kind has a rotary of its own; else the empty one."""
+        return list(model.config.layer_types) if self.by_layer_type else [""] * len(self.layer_list(model))
+
+    def _rope(self, model: ProbedModel, angle_dtype: torch.dtype, kind: str) -> Rope | None:
+        """The model's rotary for a kind of layer, or None where it turns no dimension."""
+        rotary, before = model.get_submodule(self.rotary), f"{kind}_" if kind else ""
+        inv_freq = getattr(rotary, f"{before}inv_freq")
         assert isinstance(inv_freq, Tensor)
         if len(inv_freq) == 0:
             return None
         assert not isinstance(model, ToyModel)
-        amplitude, at = float(getattr(rotary, "attention_scaling", 1.0)), follows(model.config, inv_freq.device)
-        return Rope(inv_freq.cpu(), amplitude, rope_base(model), angle_dtype, at)
+        amplitude = float(getattr(rotary, f"{before}attention_scaling", 1.0))
+        at = None if kind else follows(model.config, inv_freq.device)
+        return Rope(inv_freq.cpu(), amplitude, rope_base(model, kind), angle_dtype, at, self.interleaved)
+
+    def rotary_width(self, model: ProbedModel) -> int:
+        """Width of the cos and sin that the attention modules expect."""
+        kinds = self._kinds(model)
+        inv_freq = getattr(model.get_submodule(self.rotary), f"{kinds[0]}_inv_freq" if kinds[0] else "inv_freq")
+        assert isinstance(inv_freq, Tensor)
+        return len(inv_freq) * (1 if self.halved else 2)
 
 
-def rope_base(model: PreTrainedModel) -> float:
-    """The RoPE base that the model was trained with."""
+def rope_base(model: PreTrainedModel, kind: str = "") -> float:
+    """The RoPE base that the model was trained with, for a kind of layer where each has its own."""
     parameters = getattr(model.config, "rope_parameters", None) or {}
+    parameters = parameters.get(kind, parameters)
     return float(parameters.get("rope_theta", 10000.0))
 
 
@@ -153,9 +183,33 @@ FAMILIES: Table[Family] = Table(
         Family("qwen3"),
         Family("phi3"),
         Family("olmo"),
-        Family("olmo2"),
+        # What attention and MLP put out is normalised before it is added: these are the sites.
+        Family("olmo2", attn_site="post_attention_layernorm", mlp="post_feedforward_layernorm"),
         Family("phi"),
         Family("gemma", misfit=_gemma_misfit),
+        # Sliding and full layers alternate; scores are soft-capped.
+        Family(
+            "gemma2", attn_site="post_attention_layernorm", mlp="post_feedforward_layernorm", misfit=_gemma_misfit,
+        ),
+        # Five sliding layers to a full one, each kind with a rotary of its own.
+        Family(
+            "gemma3_text", attn_site="post_attention_layernorm", mlp="post_feedforward_layernorm", by_layer_type=True,
+            misfit=_gemma_misfit,
+        ),
+        Family("granite"),
+        # Attention is Llama's; the MLP is a mixture of experts.
+        Family("mixtral"),
+        Family("olmoe"),
+        Family("qwen3_moe"),
+        # A sink in every row's denominator; sliding and full layers alternate.
+        Family("gpt_oss", halved=True),
+        Family("cohere", interleaved=True),
+        # Sliding layers rotate, full ones have no positions.
+        Family(
+            "cohere2", "RoPE or none, per layer", interleaved=True,
+            rotates=lambda attention: attention.sliding_window is not None,
+        ),
+        Family("glm4", attn_site="post_self_attn_layernorm", mlp="post_mlp_layernorm", interleaved=True),
         # no_rope_layers: a 0 is a layer without rotation; all 0 is a NoPE model.
         Family("smollm3", "RoPE or none, per layer", rotates=lambda attention: bool(attention.use_rope)),
         # The theorems' toy transformers: positions enter as an additive term, see construction.py.
@@ -183,11 +237,13 @@ FAMILIES: Table[Family] = Table(
 )  # fmt: skip
 
 _LEARNED = "its positions are learned embeddings, which no scheme reaches"
-_WINDOWED = "its layers alternate between sliding-window and full attention"
+_LATENT = "multi-head latent attention rotates a part of every key that all heads share, beside one that is not rotated"
 REFUSED = {
-    "gemma2": f"it soft-caps attention scores, and {_WINDOWED}",
-    "gemma3": f"{_WINDOWED}, each kind with a rotary of its own",
-    "gemma3_text": f"{_WINDOWED}, each kind with a rotary of its own",
+    "gemma3": "it reads pictures too; its language model, gemma3_text, fits",
+    "llama4": "it reads pictures too",
+    "llama4_text": "its local layers attend within chunks of their own, and its others scale queries by their position",
+    "deepseek_v2": _LATENT,
+    "deepseek_v3": _LATENT,
     "gpt2": _LEARNED,
     "gpt_neo": _LEARNED,
     "gpt_bigcode": _LEARNED,

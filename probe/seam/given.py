@@ -48,7 +48,14 @@ class GivenPositions:
         return self.positions[number, :keys], mine
 
     def mask(
-        self, number: int, keys: int, queries: int, weave: Weave, visibility: Visibility, real: Bool[Tensor, " keys"]
+        self,
+        number: int,
+        keys: int,
+        queries: int,
+        weave: Weave,
+        visibility: Visibility,
+        real: Bool[Tensor, " keys"],
+        by_order: bool = False,
     ) -> Bool[Tensor, "queries keys"]:
         """Which keys each of the last `queries` tokens of a row sees.
 
@@ -59,6 +66,7 @@ class GivenPositions:
             weave: of the scheme.
             visibility: of the scheme.
             real: keys that are no padding.
+            by_order: whether the visibility is a window of the model's own, which goes by the order of the tokens.
 
         Raises:
             FieldError: a token that comes later has an earlier position, and the scheme is not the model as trained.
@@ -69,14 +77,16 @@ class GivenPositions:
         if sequences is not None:
             sees &= sequences[None] == sequences[keys - queries :, None]
         ahead = positions[None] > positions[keys - queries :, None]
-        plain = isinstance(weave, Linear) and type(visibility) is Visibility
+        plain = isinstance(weave, Linear) and (by_order or type(visibility) is Visibility)
         if not plain and bool((sees & ahead).any()):
             raise FieldError(
                 "position_ids",
                 "positions that do not fall from token to token, for a scheme with a weave or a visibility of its own",
                 hint="packed sequences are told apart by the stock model's rule: without a mask, with use_cache=False",
             )
-        if type(visibility) is not Visibility:
+        if by_order:
+            sees &= visibility.sees(at[keys - queries :, None], at[None])
+        elif type(visibility) is not Visibility:
             sees &= visibility.sees(positions[keys - queries :, None], positions[None])
         return sees
 

@@ -45,6 +45,7 @@ class Rope(PositionEncoding):
     base: float
     angle_dtype: torch.dtype
     at: Callable[[int], Tensor] | None = None
+    interleaved: bool = False
     name: ClassVar[str] = "RoPE"
 
     @override
@@ -53,8 +54,8 @@ class Rope(PositionEncoding):
         factors = scheme.frequencies.factors(2 * len(self.inv_freq), self.base, length, scheme.window)
         inv_freq = self.inv_freq if self.at is None else self.at(length)
         if bool((factors == 1).all()):
-            return Rotary(inv_freq, self.amplitude, self.angle_dtype)
-        return Rotary(inv_freq.double() * factors, self.amplitude, self.angle_dtype)
+            return Rotary(inv_freq, self.amplitude, self.angle_dtype, self.interleaved)
+        return Rotary(inv_freq.double() * factors, self.amplitude, self.angle_dtype, self.interleaved)
 
 
 FOLLOWING = ("dynamic", "longrope")

@@ -25,7 +25,7 @@ from probe.recording.info import DetectionRecord, RunInfo, SchemeRecord
 from probe.recording.place import Place
 from probe.recording.sites import SITES
 from probe.schemes import ORIGIN, Scheme, check_texts, make_scheme, resolve_schemes
-from probe.seam.apply import BACKENDS, apply_scheme, check_scheme
+from probe.seam.apply import BACKENDS, apply_scheme, check_scheme, local_layers
 from probe.seam.chunked_prefill import check_chunk_batch
 from probe.studies.passes import Pass, PassStore
 from probe.tasks.inputs import Drawn, Ids, draw_input
@@ -60,6 +60,7 @@ class RunSettings:
         backend: of the attention, "pieces" or "dense".
         chunk_batch: middle chunks of a chunked prompt in one call, or "auto".
         seed: draws the input.
+        weave_local: let schemes act on layers too that are local by design, within their window.
 
     Raises:
         ProbeError: whatever needs no model to be seen to be wrong.
@@ -77,6 +78,7 @@ class RunSettings:
     backend: str = "pieces"
     chunk_batch: int | str = "auto"
     seed: int = 0
+    weave_local: bool = False
 
     def __post_init__(self) -> None:
         check_chunk_batch(self.chunk_batch)
@@ -155,7 +157,7 @@ def resolve(loaded: LoadedModel, settings: RunSettings) -> Plan:
     spec = loaded.input if settings.input is None else settings.input
     drawn = draw_input(loaded, spec, settings.length, settings.samples, settings.seed)
     for scheme in asked:
-        check_scheme(loaded.model, scheme)
+        check_scheme(loaded.model, scheme, weave_local=settings.weave_local)
         scheme.weave_at(drawn.ids.shape[1])  # an input that it does not reach is refused before anything runs
     schemes = [make_scheme(ORIGIN, loaded.window), *(scheme for scheme in asked if scheme.spec != ORIGIN)]
     return Plan(layers, dims, sites, asked, schemes, drawn, settings.detector or loaded.detector, settings)
@@ -237,7 +239,13 @@ def run_pass(loaded: LoadedModel, scheme: Scheme, plan: Plan, tick: Callable[[fl
     settings = plan.chosen
     for row in plan.ids.split(1):
         with (
-            apply_scheme(loaded.model, scheme, backend=settings.backend, chunk_batch=settings.chunk_batch),
+            apply_scheme(
+                loaded.model,
+                scheme,
+                backend=settings.backend,
+                chunk_batch=settings.chunk_batch,
+                weave_local=settings.weave_local,
+            ),
             record(loaded.model, plan.sites, plan.layers, plan.dims) as recording,
             _layer_progress(loaded, tick, plan.length),
         ):
@@ -329,6 +337,7 @@ def _made_with(loaded: LoadedModel, plan: Plan) -> dict[str, Any]:
         "layers": list(plan.layers),
         "dims": list(plan.dims),
         "backend": plan.chosen.backend,
+        "weave_local": plan.chosen.weave_local,
         "versions": {name: source.versions.get(name) for name in ("weavescope", "torch", "transformers")},
         "git_commit": source.git_commit,
     }
@@ -391,6 +400,7 @@ def _info(loaded: LoadedModel, plan: Plan, passes: dict[str, Pass]) -> RunInfo:
         chunk_batch=settings.chunk_batch,
         seed=settings.seed,
         provenance=Provenance.now(),
+        local_layers=() if settings.weave_local else tuple(local_layers(loaded.model, loaded.window)),
     )
 
 

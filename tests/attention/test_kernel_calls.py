@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from probe.attention.blocks import attend_piece_blocks, piece_blocks
 from probe.attention.decode import attend_one
-from probe.attention.dense import attend_dense
+from probe.attention.dense import Softmax, attend_dense
 from probe.attention.encoding import Alibi, Encoding
 from probe.attention.kernels import Mask, _plain, aligned, attend
 from probe.attention.merged import attend_pieces
@@ -47,6 +48,10 @@ def check(spec: str, length: int, queries: int, encoding: Encoding, key_heads: i
     pieces = compile_pieces(weave, visibility, length - queries, length)
     for _ in range(2):  # the second layer finds the plan of the first
         assert (attend_pieces(q, k, v, pieces, encoding, 0.3, block=block) - expected).abs().max() < 1e-10
+    rows, scores = zip(*piece_blocks(q, k, pieces, encoding, 0.3, block or 128), strict=True)
+    assert rows[0] == length - queries and sum(part.shape[2] for part in scores) == queries
+    out = torch.cat(scores, 2).softmax(-1) @ v.repeat_interleave(4 // key_heads, 1)
+    assert (out - expected).abs().max() < 1e-10
     half = [x.bfloat16() for x in (q, k, v)]
     got = attend_pieces(*half, Compiled(pieces), encoding, 0.3, block=block)
     assert got.dtype == torch.bfloat16 and (got.double() - expected).abs().max() < 0.1
@@ -181,3 +186,33 @@ def test_the_cache_is_not_written_to() -> None:
     )  # type: ignore[arg-type]
     attend_one(q, k, v, pieces, ROTARY, 0.3)
     assert torch.equal(k, before[0]) and torch.equal(v, before[1])
+
+
+@pytest.mark.parametrize(
+    "spec", ["origin", "rerope(N=20)", "stair(N=8,E=3)", "streaming-llm(x=3,y=40)", "star(B=40,L=30)"]
+)
+@pytest.mark.parametrize("queries", [90, 17, 1])
+def test_sinks_and_soft_capped_scores_equal_dense(spec: str, queries: int) -> None:
+    """One more term in every row's denominator, and scores bent before the softmax: written out for each pair here."""
+    scheme, length = parse_scheme(spec, 48), 90
+    weave, visibility = scheme.weave_at(length), scheme.visibility_at(length)
+    q, k, v = shared(length, queries)
+    pieces = compile_pieces(weave, visibility, length - queries, length)
+    sinks = torch.tensor([0.5, -1.0, 3.0, 0.0], dtype=torch.float64)
+    t, i = torch.arange(length - queries, length), torch.arange(length)
+    relative = weave(t.double()[:, None], i.double()[None])
+    scores = ROTARY.scores(q, k.repeat_interleave(2, 1), relative, 0.3)
+    seen = visibility.sees(t[:, None], i[None])
+    values = v.repeat_interleave(2, 1)
+    for softmax in (Softmax(sinks=sinks), Softmax(softcap=0.7), Softmax(0.7, sinks)):
+        bent = scores if softmax.softcap is None else 0.7 * torch.tanh(scores / 0.7)
+        powers = bent.exp() * seen
+        more = 0 if softmax.sinks is None else sinks.exp()[:, None, None]
+        expected = (powers @ values) / (powers.sum(-1, keepdim=True) + more)
+        dense = attend_dense(q, k, v, weave, visibility, ROTARY, 0.3, softmax)
+        assert (dense - expected).abs().max() < 1e-12
+        assert (attend_piece_blocks(q, k, v, pieces, ROTARY, 0.3, softmax) - expected).abs().max() < 1e-12
+        if softmax.softcap is None:
+            for block in (None, 16):
+                got = attend_pieces(q, k, v, pieces, ROTARY, 0.3, block=block, sinks=sinks)
+                assert (got - expected).abs().max() < 1e-12

@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from tiny_models import TINY
 
+from probe.commands.main import main
 from probe.errors import ProbeError
 from probe.models.load import load_model
 from probe.recording.folder import Run, list_runs, new_run_folder, write_json
@@ -42,7 +44,7 @@ def test_a_run_folder_holds_everything_and_reads_back(tiny_folder: Path, tmp_pat
     assert RunInfo.from_json(written) == run.info and run.info.to_json() == written | {
         "layers": (1, 3),
         "dims": (4, 0),
-    } | {key: run.info.to_json()[key] for key in ("sites", "shown", "schemes")}
+    } | {key: run.info.to_json()[key] for key in ("sites", "shown", "schemes", "local_layers")}
     assert run.trace["rerope/resid.3"].shape == (200, 2)
     assert np.array_equal(run.series("origin", "resid", 1, 0), run.trace["origin/resid.1"][:, 1])
     assert pq.read_table(run.path / "nll.parquet").column_names == ["scheme", "position", "nll"]
@@ -170,3 +172,16 @@ def test_a_run_of_format_1_is_read_and_judged_alike() -> None:
     for old, new, stored in zip(written, found, read, strict=True):
         for name in ("scheme", "site", "layer", "dim", "predicted", "measured", "threshold", "margin"):
             assert getattr(new, name) == getattr(stored, name) == old[name]
+
+
+def test_layers_that_are_local_by_design_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    TINY["gemma3_text"]().save_pretrained(tmp_path / "model")
+    command = ["run", "--model", str(tmp_path / "model"), "--input", "token:5", "--length", "200", "--quiet"]
+    assert main([*command, "--scheme", "origin,rerope", "--out", str(tmp_path / "run")]) == 0
+    assert "local by design, left as trained under every scheme: layers 1 (" in capsys.readouterr().out
+    left, woven = Run(tmp_path / "run"), tmp_path / "woven"
+    assert left.info.local_layers == (1,)
+    assert np.array_equal(left.trace["origin/resid.1"], left.trace["rerope/resid.1"])
+    assert main([*command, "--scheme", "origin,rerope", "--weave-local", "--out", str(woven)]) == 0
+    assert "local by design" not in capsys.readouterr().out and Run(woven).info.local_layers == ()
+    assert not np.array_equal(Run(woven).trace["origin/resid.1"], Run(woven).trace["rerope/resid.1"])

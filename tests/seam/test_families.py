@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from tiny_models import ALIBI, NOWHERE, ROPE, TINY, WINDOW, relative, token_ids
+from tiny_models import ALIBI, LOCAL, MIXED, NOWHERE, ROPE, TINY, WINDOW, relative, token_ids
 from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
@@ -23,7 +23,8 @@ from probe.models.load import load_model
 from probe.recording.hooks import record
 from probe.schemes import PRESETS, make_scheme, parse_scheme
 from probe.seam.apply import apply_scheme, check_scheme
-from probe.seam.families import FAMILIES, REFUSED
+from probe.seam.attend import is_own_window
+from probe.seam.families import FAMILIES, REFUSED, family_of
 from probe.seam.positions import falcon_slopes, geometric_slopes, mpt_slopes
 from probe.studies.run import RunSettings, run_probe
 from probe.thresholds.verdicts import read_verdicts
@@ -36,18 +37,22 @@ FIXED = ["origin", "rerope(N=20)", "stair(N=20,E=7)", "self-extend(W=20,G=4)+log
 """Schemes whose parameters do not follow the length of the input."""
 
 
+FLOAT32 = ("mpt", "bloom", "gemma2", "gpt_oss", "mixtral", "olmoe", "qwen3_moe")
+"""Families that compute a softmax in float32, whatever the model's dtype."""
+
+
 @contextmanager
 def stock(model: PreTrainedModel, longest: int = 400) -> Iterator[PreTrainedModel]:
     """The stock model, made to run on 150 tokens and in its own dtype all through.
 
-    MPT's bias has max_seq_len columns, read at every pass. MPT and Bloom take their softmax in float32 whatever the
-    model's dtype: for float64 that is lifted, so that 1e-12 means something.
+    MPT's bias has max_seq_len columns, read at every pass. Some take their softmax, or their experts' weights, in
+    float32 whatever the model's dtype: for float64 that is lifted, so that 1e-12 means something.
     """
     to_float, softmax = torch.Tensor.float, functional.softmax
     try:
         if model.config.model_type == "mpt":
             model.config.max_seq_len = longest
-        if model.dtype == torch.float64 and model.config.model_type in ("mpt", "bloom"):
+        if model.dtype == torch.float64 and model.config.model_type in FLOAT32:
             torch.Tensor.float = lambda x: x if x.dtype == torch.float64 else to_float(x)  # type: ignore[method-assign]
             functional.softmax = lambda x, dim=None, dtype=None: softmax(x, dim)  # type: ignore[assignment]
         yield model
@@ -77,7 +82,7 @@ def test_origin_is_the_stock_model_and_leaves_no_trace(name: str, dtype: torch.d
         before = model(tokens).logits
     modules, attributes = list(model.modules()), [set(module.__dict__) for module in model.modules()]
     config = model.config.to_dict()
-    with apply_scheme(model, make_scheme("origin", WINDOW)):
+    with stock(model), apply_scheme(model, make_scheme("origin", WINDOW)):
         inside = model(tokens).logits
     assert relative(inside, before) < tolerance
     with stock(model):
@@ -115,6 +120,8 @@ def test_pieces_are_the_dense_reference_under_every_preset(name: str) -> None:
         changes = relative(dense, origin)
         if spec in POSITIONS_ONLY and name in NOWHERE:
             assert changes < 1e-12, spec
+        elif name in LOCAL:
+            assert changes == 0, spec
         elif spec not in ("origin", "stair"):  # at so small a window Stair's default is E = 1, W(d) = d
             assert changes > 1e-4, spec
 
@@ -276,7 +283,7 @@ def test_nope_on_alibi_takes_the_bias_away() -> None:
 @torch.no_grad()
 def test_recorded_sites_add_up_to_the_residual_stream(name: str) -> None:
     """resid after a layer less resid before it is what attention and MLP put out."""
-    if name in ("olmo2", "bloom-post"):
+    if name == "bloom-post":
         pytest.skip("the residual stream is normalised in between")
     model, tokens = TINY[name]().double(), token_ids(1, 100)
     width = list(range(model.config.hidden_size))
@@ -286,7 +293,8 @@ def test_recorded_sites_add_up_to_the_residual_stream(name: str) -> None:
             record(model, ("resid", "attn", "mlp"), (1, 2), width) as seen,
         ):
             model(tokens)
-        put = seen.values("attn", 2) + seen.values("mlp", 2)
+        share = getattr(model.config, "residual_multiplier", 1.0)
+        put = (seen.values("attn", 2) + seen.values("mlp", 2)) * share
         assert relative(seen.values("resid", 2) - seen.values("resid", 1), put) < 1e-5
 
 
@@ -457,18 +465,20 @@ def test_bloom_with_sliced_projections_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model_type", "reason"), [("gemma2", "soft-caps attention scores"), ("gemma3_text", "a rotary")]
+    ("model_type", "reason"),
+    [
+        ("gemma3", "gemma3_text, fits"),
+        ("deepseek_v3", "latent"),
+        ("llama4_text", "chunks of their own"),
+        ("opt", "learned"),
+    ],
 )
 def test_known_misfits_are_refused_with_the_reason(model_type: str, reason: str) -> None:
-    config = transformers.AutoConfig.for_model(
-        model_type, vocab_size=97, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=8,
-    )  # fmt: skip
-    model = transformers.AutoModelForCausalLM.from_config(config)
+    config = transformers.AutoConfig.for_model(model_type)
     with pytest.raises(
         ProbeError, match=f"'{model_type}' does not fit the position seam: .*{reason}.*; supported: llama"
     ):
-        check_scheme(model, make_scheme("origin", WINDOW))
+        family_of(config)
 
 
 def test_a_misfit_is_not_a_supported_family() -> None:
@@ -498,13 +508,74 @@ def test_a_forward_that_was_on_the_instance_already_comes_back() -> None:
     assert attention.__dict__["forward"] is hooked
 
 
+# Layers that are local by design.
+
+
+@pytest.mark.parametrize("name", [*MIXED, *LOCAL])
 @torch.no_grad()
-def test_a_sliding_window_is_refused_past_its_end_also_with_a_cache() -> None:
-    """A sliding cache drops old keys, so that the number of keys alone does not tell."""
-    model, tokens = TINY["mistral"](sliding_window=50), token_ids(1, 51)
-    with apply_scheme(model, make_scheme("rerope", WINDOW)):
-        cache = model(tokens[:, :50], use_cache=True).past_key_values
-        with pytest.raises(
-            ProbeError, match="sliding attention window is 50 tokens: expected at most that many, got 51"
+def test_local_layers_are_left_as_trained(name: str) -> None:
+    """The first layer is local: its attention is the stock model's under every scheme, far past the trained window."""
+    model, tokens = TINY[name]().double(), token_ids(1, 190)
+    local = model.config.layer_types[0] == "sliding_attention" if getattr(model.config, "layer_types", None) else True
+    first = 1 if local else 2
+    assert is_own_window(40, WINDOW) and FAMILIES[model.config.model_type].layer_windows(model)[first - 1] == 40
+    states = {}
+    for spec in ("origin", "rerope(N=20)", "stair(N=20,E=7)", "mesa", "streaming-llm"):
+        with (
+            apply_scheme(model, parse_scheme(spec, WINDOW), exact_angles=True),
+            record(model, ["attn"], [1], range(48)) as seen,
         ):
-            model(tokens[:, 50:], past_key_values=cache)
+            out = model(tokens).logits
+        states[spec] = seen.values("attn", 1), out
+    if first == 1:
+        assert all(relative(attn, states["origin"][0]) < 1e-11 for attn, _ in states.values())
+    changed = relative(states["rerope(N=20)"][1], states["origin"][1])
+    assert changed < 1e-11 if name in (*LOCAL, *NOWHERE) else changed > 1e-4
+
+
+@pytest.mark.parametrize("name", [*MIXED, *LOCAL])
+@torch.no_grad()
+def test_local_layers_can_be_woven_within_their_window(name: str) -> None:
+    model, tokens = TINY[name]().double(), token_ids(1, 150)
+    for spec in ("rerope(N=20)", "stair(N=20,E=7)", "dynamic-ntk", "origin"):
+        left = None if spec == "dynamic-ntk" and name in NOWHERE else logits(model, spec, tokens)
+        fast = logits(model, spec, tokens, weave_local=True)
+        assert relative(fast, logits(model, spec, tokens, weave_local=True, backend="dense")) < 1e-10, spec
+        if left is not None:
+            assert (relative(fast, left) > 1e-4) == (spec != "origin"), spec
+
+
+@pytest.mark.parametrize("name", [*MIXED, *LOCAL])
+@torch.no_grad()
+def test_decoding_goes_on_past_a_sliding_window(name: str) -> None:
+    """Under `origin` it is the stock model with its own sliding cache; under weaves one pass."""
+    model, tokens = TINY[name]().double(), token_ids(2, 108)
+    mask = torch.ones_like(tokens)
+    mask[1, :33] = 0
+    for spec in ("origin", "rerope(N=20)", "mesa"):
+        with apply_scheme(model, parse_scheme(spec, WINDOW), exact_angles=True, prompt=100):
+            whole = model(tokens).logits
+            cache = model(tokens[:, :100], use_cache=True).past_key_values
+            steps = [model(tokens[:, n : n + 1], past_key_values=cache, use_cache=True).logits for n in range(100, 108)]
+            padded = model(tokens, attention_mask=mask).logits[1, 33:]
+        with apply_scheme(model, parse_scheme(spec, WINDOW), exact_angles=True, prompt=67):
+            alone = model(tokens[1:, 33:]).logits[0]
+        assert relative(torch.cat(steps, dim=1), whole[:, 100:]) < 1e-10, spec
+        assert relative(padded, alone) < 1e-11, spec
+    settings = {"max_new_tokens": 9, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    model = model.float()  # padded rows of the stock Gemma 2 are NaN in float64
+    expected = model.generate(tokens, attention_mask=mask, **settings)
+    with apply_scheme(model, make_scheme("origin", WINDOW)):
+        assert torch.equal(model.generate(tokens, attention_mask=mask, **settings), expected)
+
+
+@torch.no_grad()
+def test_a_sliding_window_wider_than_the_trained_one_is_refused_past_its_end() -> None:
+    """There distances are unseen, so a scheme acts, and a window of its own beside it is none of its choices."""
+    model, tokens = TINY["mistral"](sliding_window=80), token_ids(1, 81)
+    with apply_scheme(model, make_scheme("rerope", WINDOW)):
+        cache = model(tokens[:, :80], use_cache=True).past_key_values
+        with pytest.raises(
+            ProbeError, match="sliding attention window is 80 tokens: expected at most that many, got 81"
+        ):
+            model(tokens[:, 80:], past_key_values=cache)
