@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -42,7 +43,7 @@ def share_script(runs: Path) -> None:
     script = runs / script_name()
     if script.exists() or not _only_runs(runs):
         return
-    part = runs / f".{script.name}.part"
+    part = runs / f".{script.name}.part-{os.getpid()}"
     part.write_text(get_plotlyjs(), encoding="utf-8")
     part.replace(script)
 

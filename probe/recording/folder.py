@@ -22,9 +22,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from probe.errors import FieldError, ProbeError, literal
+from probe.recording.arrays import mapped_arrays, write_arrays
 from probe.recording.info import FORMAT, RunInfo
 from probe.recording.place import Place
 
@@ -127,7 +127,7 @@ def write_table(path: Path, columns: Mapping[str, Any]) -> None:
 
 def write_trace(path: Path, arrays: Mapping[str, NDArray[np.float32]]) -> None:
     """Write recorded values, one array of [positions, dims] per "scheme/site.layer"."""
-    save_file({key: np.ascontiguousarray(value) for key, value in arrays.items()}, path)
+    write_arrays(path, arrays)
 
 
 @dataclass(frozen=True)
@@ -161,14 +161,14 @@ class Run:
 
     @cached_property
     def trace(self) -> dict[str, NDArray[np.float32]]:
-        """Recorded values by "scheme/site.layer".
+        """Recorded values by "scheme/site.layer", mapped from the file: what is looked at is read.
 
         Raises:
             ProbeError: the file is missing or damaged.
         """
         try:
-            loaded: dict[str, NDArray[np.float32]] = load_file(self.path / "trace.safetensors")
-        except (OSError, SafetensorError) as error:
+            loaded, _ = mapped_arrays(self.path / "trace.safetensors")
+        except (OSError, SafetensorError, KeyError) as error:
             raise ProbeError(f"{self.path}: trace.safetensors cannot be read ({error})") from None
         return loaded
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors import SafetensorError
 
 from probe.errors import FieldError, ProbeError, literal
+from probe.recording.arrays import mapped_arrays, write_arrays
 from probe.recording.place import Place
 
 _ABOUT, _NLL = "unfinished.json", "nll"
@@ -90,30 +90,34 @@ class PassStore:
         path = self._path(spec)
         if not self.resumed or not path.exists():
             return None
+        found = self._read(spec)
+        self.done += found is not None
+        return found
+
+    def _read(self, spec: str) -> Pass | None:
+        """The pass in its file, whose values stay there until they are looked at."""
         try:
-            with safe_open(path, "np") as file:
-                found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-                said = file.metadata()
-        except (OSError, SafetensorError):
+            found, said = mapped_arrays(self._path(spec))
+        except (OSError, SafetensorError, KeyError):
             return None  # it was being written when the process died
         if said.get("scheme") != spec:
             return None
-        nll = found.pop(_NLL)
-        self.done += 1
+        nll = np.array(found.pop(_NLL))
         return Pass({Place.parse(key): values for key, values in found.items()}, nll, float(said["seconds"]))
 
-    def keep(self, spec: str, one: Pass) -> None:
-        """Write a pass; under another name first, so that one that can be read is whole."""
+    def keep(self, spec: str, one: Pass) -> Pass:
+        """Write a pass, under another name first, so that one that can be read is whole; what is given back is on disk
+        and no longer in memory.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / _ABOUT).write_text(json.dumps(self._about, indent=2), encoding="utf-8")
-        arrays: dict[str, NDArray[Any]] = {
-            place.key: np.ascontiguousarray(values) for place, values in one.values.items()
-        }
+        arrays: dict[str, NDArray[Any]] = {place.key: values for place, values in one.values.items()}
         path = self._path(spec)
         part = path.with_suffix(".part")
-        save_file(arrays | {_NLL: one.nll}, part, metadata={"scheme": spec, "seconds": str(one.seconds)})
+        write_arrays(part, arrays | {_NLL: one.nll}, {"scheme": spec, "seconds": str(one.seconds)})
         part.replace(path)
         self.done += 1
+        return self._read(spec) or one
 
     def drop(self) -> None:
         """The run is whole."""

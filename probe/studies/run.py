@@ -286,16 +286,17 @@ def run_probe(
     plan = resolve(loaded, settings)
     torch.manual_seed(settings.seed)
     with new_run_folder(out, force=force) as part:
-        if store is not None:
-            store.open(_made_with(loaded, plan))
+        store = store or PassStore(part / "passes", {})
+        store.open(_made_with(loaded, plan))
         passes = _all_passes(loaded, plan, progress, store)
         info = _info(loaded, plan, passes)
         recorded = Recorded(_joined(passes), _nll(passes), plan.dims, loaded.window, info.vocabulary)
         verdicts = [verdict for name in DETECTORS for verdict in judge(recorded, info.shown, name, settings.detection)]
         _write(part, info, recorded, verdicts)
         _draw(part)
-    if store is not None:
-        store.drop()
+        if store.folder.parent == part:
+            store.drop()
+    store.drop()
     return Run(out.expanduser().absolute())
 
 
@@ -343,11 +344,11 @@ def _made_with(loaded: LoadedModel, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _all_passes(loaded: LoadedModel, plan: Plan, progress: Progress, store: PassStore | None = None) -> dict[str, Pass]:
+def _all_passes(loaded: LoadedModel, plan: Plan, progress: Progress, store: PassStore) -> dict[str, Pass]:
     total, done = len(plan.schemes) * len(plan.ids), 0.0
     passes = {}
     for scheme in plan.schemes:
-        kept = None if store is None else store.take(scheme.spec)
+        kept = store.take(scheme.spec)
         if kept is not None:
             passes[scheme.spec] = kept
             done += len(plan.ids)
@@ -358,9 +359,7 @@ def _all_passes(loaded: LoadedModel, plan: Plan, progress: Progress, store: Pass
             done += share
             progress(min(1.0, done / total), spec)
 
-        passes[scheme.spec] = run_pass(loaded, scheme, plan, tick)
-        if store is not None:
-            store.keep(scheme.spec, passes[scheme.spec])
+        passes[scheme.spec] = store.keep(scheme.spec, run_pass(loaded, scheme, plan, tick))
     return passes
 
 
