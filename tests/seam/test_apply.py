@@ -196,18 +196,6 @@ def test_misuse_is_refused(tiny_llama: Callable[..., nn.Module]) -> None:
         pass
 
 
-def test_a_sliding_window_is_refused_past_its_end(tiny_llama: Callable[..., nn.Module]) -> None:
-    config = transformers.MistralConfig(
-        vocab_size=97, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=1, sliding_window=50,
-    )  # fmt: skip
-    model = transformers.MistralForCausalLM(config).eval()
-    with apply_scheme(model, make_scheme("rerope", 64)):
-        model(token_ids(1, 50))
-        with pytest.raises(ProbeError, match="sliding attention window is 50"):
-            model(token_ids(1, 51))
-
-
 @pytest.mark.parametrize("name", ["llama", "gpt_neox", "mpt", "bloom", "falcon"])
 def test_weights_that_fused_attention_does_not_have_are_refused(name: str) -> None:
     model, ids = TINY[name](), torch.arange(3, 13)[None]
