@@ -13,7 +13,7 @@ from probe.attention.decode import attend_one
 from probe.attention.encoding import Encoding
 from probe.attention.kernels import Partial, attend, merge_
 from probe.attention.placing import placed
-from probe.attention.plan import Call, Planner, Rows, Stage, plan
+from probe.attention.plan import Call, Index, Planner, Stage, plan
 from probe.errors import ProbeError
 from probe.schemes.pieces import Compiled, PlanName
 
@@ -30,7 +30,7 @@ def _planned(pieces: Compiled, first: int, block: int, encoding: Encoding) -> li
     return pieces.planned(name, lambda: plan(pieces, first, planner, raw_zero))
 
 
-def _taken(x: Tensor, rows: Rows) -> Tensor:
+def _taken(x: Tensor, rows: Index) -> Tensor:
     return x[:, :, rows] if isinstance(rows, slice) else x.index_select(2, placed(rows, x))
 
 

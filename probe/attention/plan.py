@@ -31,7 +31,7 @@ from torch import Tensor
 from probe.attention.kernels import Mask, Tail
 from probe.schemes.pieces import Piece
 
-Rows = slice | Tensor
+Index = slice | Tensor
 """Places along one dimension of a tensor: a slice (a view) where they are evenly spaced, else an index."""
 
 _FEW = 32
@@ -52,7 +52,7 @@ class Call:
     """
 
     rows: slice
-    into: Rows
+    into: Index
     keys: slice
     causal: bool
     mask: Mask | None
@@ -68,11 +68,11 @@ class Stage:
     those keys alone.
     """
 
-    rows: Rows
+    rows: Index
     q_pos: Float[Tensor, " queries"]
     k_pos: Float[Tensor, " keys"]
     calls: tuple[Call, ...]
-    update: Rows | None
+    update: Index | None
     update_pos: Float[Tensor, " changed"]
     raw: bool
     only: Int[Tensor, " keys"] | None
@@ -88,7 +88,7 @@ class _Shape:
     mask: Mask | None = None
 
 
-def evenly(index: Int[Tensor, " n"]) -> Rows:
+def evenly(index: Int[Tensor, " n"]) -> Index:
     """Ascending places as a slice where they are evenly spaced, else as they are."""
     steps = index.diff()
     if len(index) < 2 or bool((steps == steps[0]).all()):
@@ -96,7 +96,7 @@ def evenly(index: Int[Tensor, " n"]) -> Rows:
     return index
 
 
-def sub(rows: Rows, mine: slice) -> Rows:
+def sub(rows: Index, mine: slice) -> Index:
     """Some of these rows."""
     if isinstance(rows, Tensor):
         return rows[mine]
@@ -340,14 +340,14 @@ def _groups(pieces: Sequence[Piece], planner: Planner) -> Iterator[Group]:
         yield from turned or [Group(p.queries, p.q_pos, p.k_pos, p.lo, p.hi) for p in family]
 
 
-def _update(turned: Tensor, k_pos: Tensor, lo: int, hi: int) -> tuple[Rows | None, Tensor]:
+def _update(turned: Tensor, k_pos: Tensor, lo: int, hi: int) -> tuple[Index | None, Tensor]:
     """Which keys of lo..hi-1 are not yet at their positions, and these; `turned` is brought up to date."""
     changed = (turned[lo:hi] != k_pos[lo:hi]).nonzero()[:, 0] + lo
     if len(changed) == 0:
         return None, k_pos[:0]
     turned[lo:hi] = k_pos[lo:hi]
     span = slice(int(changed[0]), int(changed[-1]) + 1)
-    rows: Rows = changed if 3 * len(changed) < span.stop - span.start else span
+    rows: Index = changed if 3 * len(changed) < span.stop - span.start else span
     return rows, k_pos[rows]
 
 
@@ -371,7 +371,7 @@ def plan(pieces: Sequence[Piece], first: int, planner: Planner, raw_zero: bool) 
             calls.append(Call(shape.rows, into, shape.keys, shape.causal, shape.mask, not bool(done[into].any())))
             done[into] = True
         raw = raw_zero and not bool(group.k_pos.any())
-        update: Rows | None = None
+        update: Index | None = None
         update_pos = group.k_pos[:0]
         if group.only is None and not raw:
             update, update_pos = _update(turned, group.k_pos, int(group.lo[0]), int(group.hi[-1]))

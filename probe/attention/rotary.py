@@ -41,17 +41,18 @@ class Rotary(Encoding):
     amplitude: float = 1.0
     angle_dtype: torch.dtype = torch.float32
     interleaved: bool = False
-    _kept: dict[tuple, tuple[Tensor, _Tables]] = field(default_factory=dict, repr=False, compare=False)
+    _kept: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list, repr=False, compare=False)
 
     def tables(self, positions: Float[Tensor, " n"], like: Tensor) -> _Tables:
         """cos and sin of every position, in `like`'s dtype and device; one row where all positions are the same."""
-        key = (id(positions), like.dtype, like.device)
-        if key not in self._kept:
-            if len(self._kept) >= _TABLES.get(like.device.type, 16):
-                self._kept.pop(next(iter(self._kept)))
-            # The positions are kept beside their tables, so that their id stays theirs.
-            self._kept[key] = (positions, self._new_tables(positions, like))
-        return self._kept[key][1]
+        for kept, cos, sin in self._kept:
+            if kept is positions and cos.dtype == like.dtype and cos.device == like.device:
+                return cos, sin
+        if len(self._kept) >= _TABLES.get(like.device.type, 16):
+            self._kept.pop(0)
+        cos, sin = self._new_tables(positions, like)
+        self._kept.append((positions, cos, sin))
+        return cos, sin
 
     def _new_tables(self, positions: Tensor, like: Tensor) -> _Tables:
         if bool((positions == positions[0]).all()):

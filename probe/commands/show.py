@@ -13,7 +13,7 @@ from probe.text import format_table
 if TYPE_CHECKING:
     from probe.recording.folder import Run
     from probe.results import Records, Result
-    from probe.schemes.presets import Row
+    from probe.schemes.presets import SchemeRow
     from probe.seam.families import Family
     from probe.thresholds.verdicts import Verdict
     from weavescope.listing import ModelEntry
@@ -175,7 +175,7 @@ def models(rows: Records[ModelEntry], families: Mapping[str, Family], json_only:
         print(f"  {how}: {', '.join(row.name for row in loadable if row.positions == how)}")
 
 
-def schemes(window: int, presets: Sequence[Row], options: Sequence[Row], json_only: bool) -> None:
+def schemes(window: int, presets: Sequence[SchemeRow], options: Sequence[SchemeRow], json_only: bool) -> None:
     """Schemes and options, with the defaults that they have for a window."""
     from probe.schemes.presets import shown
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from constructions.weave import Switched, Weave
 from probe.errors import ProbeError
-from probe.schemes.presets import PRESETS, Parameter, Preset, Row, checked, preset_parts
+from probe.schemes.presets import PRESETS, Parameter, Preset, SchemeRow, checked, preset_parts
 from probe.schemes.scheme import ORIGIN, Extent, LogN, MScale, Product, Scale, Scheme, Value, WeaveAt, published
 from probe.schemes.visibility import Bottom, Lambda, Visibility
 from probe.tables import Table
@@ -22,7 +22,7 @@ Change = Callable[[Scheme, dict], dict[str, object]]
 
 
 @dataclass(frozen=True)
-class Option(Row):
+class Option(SchemeRow):
     """A row that changes a scheme."""
 
     change: Change

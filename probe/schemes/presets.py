@@ -63,7 +63,7 @@ def shown(value: Value) -> str:
 
 
 @dataclass(frozen=True)
-class Row(ABC):
+class SchemeRow(ABC):
     """What every table of schemes says of a name."""
 
     name: str
@@ -103,7 +103,7 @@ class Row(ABC):
 
 
 @dataclass(frozen=True)
-class Preset(Row):
+class Preset(SchemeRow):
     """A scheme: `parts(parameters)` gives the fields of `Scheme` that differ from the model as trained."""
 
     parts: Callable[[dict], dict[str, object]] = lambda p: {}

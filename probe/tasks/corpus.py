@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-Split = Literal["train", "heldout"]
+TextSplit = Literal["train", "heldout"]
 
 HELDOUT_SHARE = 0.06
 # Generated tables and tests teach a small model nothing but their own repetition.
@@ -41,7 +41,7 @@ def _docstrings(source: str) -> str:
     return "\n\n".join(text for text in found if text and len(text) > 60)
 
 
-def documents(split: Split) -> Iterator[tuple[str, str]]:
+def documents(split: TextSplit) -> Iterator[tuple[str, str]]:
     """Yield (path, text) for each source file of a split, and its docstrings once more as plain prose.
 
     Raises:
