@@ -16,6 +16,7 @@ from probe.recording import folder
 from probe.recording.folder import new_run_folder
 from probe.recording.place import Place
 from probe.results import Records, Result
+from probe.thresholds.bands import BandScore, likelihood_bands
 from probe.thresholds.detectors import DetectorSettings
 from probe.thresholds.verdicts import Verdict, judge_run, read_verdicts, settings_of
 
@@ -73,6 +74,20 @@ class Run(folder.Run):
     def result(self) -> Result[Verdict]:
         """Settings, provenance and verdicts in the envelope that every kind of result has."""
         return Result("run", self.info.settings(), self.info.provenance, self.thresholds)
+
+    def likelihood(
+        self, edges: Sequence[float] = (0.75, 1, 1.25, 1.5, 1.75, 2), schemes: Sequence[str] | None = None
+    ) -> Records[BandScore]:
+        """Mean NLL in bands of position: inside the window, just past it, and further on.
+
+        Args:
+            edges: of the bands, in windows M, ascending.
+            schemes: which; default those that the run shows.
+
+        Raises:
+            ProbeError: edges outside the input, a scheme that did not run, or a run without likelihoods.
+        """
+        return likelihood_bands(self, edges, schemes)
 
     def figure(self, verdicts: Sequence[Verdict] | None = None) -> Any:
         """A plotly figure: recorded dimensions over position, and the likelihood (the paper's Figure 2).

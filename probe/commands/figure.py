@@ -6,6 +6,7 @@ import argparse
 
 from probe.commands import options
 from probe.commands.command import Command, Group
+from probe.errors import FieldError
 
 
 def _folder(parser: argparse.ArgumentParser) -> None:
@@ -24,14 +25,18 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scheme", help="of those that ran, separated by commas (default: those that it shows)")
     parser.add_argument("--most", type=float, help="nats at the likelihood's upper edge (default: what it reaches)")
 
+    parser.add_argument("--bins", type=int, default=240, help="points of its lines, each a mean (default: 240)")
+
 
 def _of_run(args: argparse.Namespace) -> None:
     from probe.figures.run import write
     from probe.recording.folder import Run
     from probe.schemes.parse import split_specs
 
+    if args.bins < 2:
+        raise FieldError("bins", "at least 2", args.bins)
     schemes = None if args.scheme is None else split_specs(args.scheme)
-    print(*write(Run(args.run_folder), args.folder, schemes, args.most), sep="\n")
+    print(*write(Run(args.run_folder), args.folder, schemes, args.most, args.bins), sep="\n")
 
 
 def _schemes(args: argparse.Namespace) -> None:

@@ -55,13 +55,16 @@ def _spread(wanted: Sequence[float]) -> list[float]:
     return [y - over for y in placed]
 
 
-def likelihood_svg(run: Run, schemes: Sequence[str] | None = None, most: float | None = None) -> str:
+def likelihood_svg(
+    run: Run, schemes: Sequence[str] | None = None, most: float | None = None, bins: int = POINTS
+) -> str:
     """NLL by position, means of bins, a line per scheme with its name at its end.
 
     Args:
         run: a run of a model with a vocabulary head.
         schemes: which; default those that the run shows.
         most: nats at the upper edge; default what the lines reach.
+        bins: points of a line, each a mean.
 
     Raises:
         ProbeError: a scheme that did not run, or a run without likelihoods.
@@ -70,7 +73,7 @@ def likelihood_svg(run: Run, schemes: Sequence[str] | None = None, most: float |
     for scheme in shown:
         if scheme not in run.nll:
             raise unknown("scheme", scheme, run.nll)
-    lines = {scheme: binned(run.nll[scheme]) for scheme in shown}
+    lines = {scheme: binned(run.nll[scheme], bins) for scheme in shown}
     if not all(np.isfinite(y).all() for _, y in lines.values()):
         raise FieldError("folder", "a run with likelihoods", "one of a model without a vocabulary head")
     top = most or float(max(y.max() for _, y in lines.values()))
@@ -146,7 +149,9 @@ def _cell(verdict: Verdict, info: RunInfo, left: int, top: int, cell: int) -> st
     )
 
 
-def write(run: Run, folder: Path, schemes: Sequence[str] | None = None, most: float | None = None) -> list[Path]:
+def write(
+    run: Run, folder: Path, schemes: Sequence[str] | None = None, most: float | None = None, bins: int = POINTS
+) -> list[Path]:
     """Both pictures, named after the run.
 
     Args:
@@ -154,10 +159,11 @@ def write(run: Run, folder: Path, schemes: Sequence[str] | None = None, most: fl
         folder: where they go; made.
         schemes: which; default those that the run shows.
         most: nats at the upper edge of the likelihood.
+        bins: points of its lines, each a mean.
     """
     folder.mkdir(parents=True, exist_ok=True)
     made = {
-        folder / f"{run.path.name}-likelihood.svg": likelihood_svg(run, schemes, most),
+        folder / f"{run.path.name}-likelihood.svg": likelihood_svg(run, schemes, most, bins),
         folder / f"{run.path.name}-crossings.svg": crossings_svg(run, schemes),
     }
     for path, text in made.items():

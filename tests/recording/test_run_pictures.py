@@ -51,3 +51,17 @@ def test_the_command_writes_both(run: ws.Run, tmp_path: Path, capsys: pytest.Cap
     assert "origin" not in written[0].read_text()
     assert cli(["figure", "run", str(tmp_path), str(tmp_path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_bands_are_means_of_the_likelihood(run: ws.Run) -> None:
+    rows = run.likelihood([0, 0.5, 1, 2])
+    assert [(row.scheme, row.start, row.stop) for row in rows[:3]] == [
+        ("origin", 0, 256), ("origin", 256, 512), ("origin", 512, 1024),
+    ]  # fmt: skip
+    assert rows[0].nll == pytest.approx(run.nll["origin"][1:256].mean())
+    assert rows[5].nll == pytest.approx(run.nll["rerope"][512:1024].mean()) and rows[5].standard_error > 0
+    for edges in ([1], [1, 0.5], [-1, 1], [1, 9], [1, 1.001]):
+        with pytest.raises(ProbeError, match="edges: expected ascending, from 0 to"):
+            run.likelihood(edges)
+    with pytest.raises(ProbeError, match="unknown scheme 'stair'"):
+        run.likelihood(schemes=["stair"], edges=[0, 1])
