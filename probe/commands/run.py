@@ -130,7 +130,7 @@ def _run(args: argparse.Namespace) -> None:
     try:
         with options.bar(args.quiet) as (progress, _):
             run = run_probe(loaded, settings, args.out, force=args.force, progress=progress, store=store)
-    except (KeyboardInterrupt, SystemExit):
+    except BaseException:
         if store.done:
             print(
                 f"probe: {store.done} passes are kept; go on with: probe run --resume {store.folder}", file=sys.stderr

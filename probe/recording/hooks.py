@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from typing_extensions import override
 
 from probe.errors import FieldError, ProbeError, literal
 from probe.recording.sites import SITES, AttentionSite, Take
@@ -18,6 +22,11 @@ from probe.seam.families import Family, family_of, unwrapped
 
 Key = tuple[str, int]
 """(site, 1-based layer)."""
+
+
+def _not_recorded(site: str, layer: int, recorded: Iterable[Key]) -> ProbeError:
+    seen = ", ".join(f"{name}.{number}" for name, number in recorded) or "nothing"
+    return ProbeError(f"{site}.{layer} was not recorded; recorded: {seen}")
 
 
 @dataclass
@@ -51,9 +60,64 @@ class Recording:
             ProbeError: that site was not recorded; the message lists those that were.
         """
         if (site, layer) not in self._chunks:
-            seen = ", ".join(f"{name}.{number}" for name, number in self._chunks) or "nothing"
-            raise ProbeError(f"{site}.{layer} was not recorded; recorded: {seen}")
+            raise _not_recorded(site, layer, self._chunks)
         return torch.cat(self._chunks[site, layer], dim=1)
+
+
+@dataclass
+class SpilledRecording(Recording):
+    """A recording of one sequence that is written to files as it comes, so that it need not fit into memory.
+
+    Attributes:
+        folder: where; a file for each (site, layer), of rows of float32.
+    """
+
+    folder: Path = Path()
+    _files: dict[Key, IO[bytes]] = field(default_factory=dict)
+
+    @override
+    def add(self, key: Key, values: Float[Tensor, "batch positions width"]) -> None:
+        """Write what one forward call gave.
+
+        Raises:
+            ProbeError: more than one sequence, whose positions would be mixed up.
+        """
+        if len(values) != 1:
+            raise ProbeError(f"a recording on disk is of one sequence: expected a batch of 1, got {len(values)}")
+        if key not in self._files:
+            self._files[key] = self._path(key).open("w+b")
+        index = torch.tensor(self.dims, device=values.device)
+        rows = values[0].detach().index_select(-1, index).float().cpu().contiguous()
+        self._files[key].write(rows.numpy().tobytes())
+
+    def _path(self, key: Key) -> Path:
+        return self.folder / f"{key[0]}.{key[1]}"
+
+    @override
+    def mark(self) -> Callable[[], None]:
+        sizes = {key: file.tell() for key, file in self._files.items()}
+
+        def undo() -> None:
+            for key, file in self._files.items():
+                file.seek(sizes.get(key, 0))
+                file.truncate()
+
+        return undo
+
+    @override
+    def values(self, site: str, layer: int) -> Float[Tensor, "batch positions dims"]:
+        """Recorded values of one site, mapped from its file; they are readable as long as somebody holds them."""
+        if (site, layer) not in self._files:
+            raise _not_recorded(site, layer, self._files)
+        if not self._files[site, layer].closed:
+            self._files[site, layer].flush()
+        mapped = np.memmap(self._path((site, layer)), np.float32, mode="c")
+        return torch.from_numpy(mapped.reshape(1, -1, len(self.dims)))
+
+    def close(self) -> None:
+        """Nothing comes any more."""
+        for file in self._files.values():
+            file.close()
 
 
 def check_sites(
@@ -82,7 +146,11 @@ def check_sites(
 
 @contextmanager
 def record(
-    model: ProbedModel | nn.Module, sites: Iterable[str], layers: Iterable[int], dims: Iterable[int]
+    model: ProbedModel | nn.Module,
+    sites: Iterable[str],
+    layers: Iterable[int],
+    dims: Iterable[int],
+    spill: Path | None = None,
 ) -> Iterator[Recording]:
     """Record inside the context; the hooks are gone when it ends, also on an exception.
 
@@ -91,6 +159,7 @@ def record(
         sites: names in `SITES`.
         layers: 1-based; layer n's "resid" is `hidden_states[n]` (before the final norm for the last one).
         dims: 0-based dimensions of the hidden state.
+        spill: a folder to write what is recorded into, for a recording of one sequence that would not fit into memory.
 
     Raises:
         ProbeError: as `check_sites`.
@@ -99,12 +168,14 @@ def record(
     model = unwrapped(model)
     family = family_of(model.config)
     check_sites(model, family, sites, layers, dims)
-    recording = Recording(dims)
+    recording = Recording(dims) if spill is None else SpilledRecording(dims, folder=spill)
 
     def taken(site: str) -> Take:
         return lambda layer, values: recording.add((site, layer), values)
 
     with ExitStack() as undo:
+        if isinstance(recording, SpilledRecording):
+            undo.callback(recording.close)
         for site in sites:
             undo.enter_context(SITES[site].recorded(model, family, layers, taken(site)))
         with marked(model, recording.mark):

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,6 +120,17 @@ class PassStore:
         part.replace(path)
         self.done += 1
         return self._read(spec) or one
+
+    @contextmanager
+    def spill(self) -> Iterator[Path]:
+        """A folder for what a pass records while it runs; gone afterwards."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with tempfile.TemporaryDirectory(prefix=".pass-", dir=self.folder) as folder:
+                yield Path(folder)
+        finally:
+            with suppress(OSError):  # nothing is kept yet
+                self.folder.rmdir()
 
     def drop(self) -> None:
         """The run is whole."""

@@ -204,15 +204,13 @@ def _checked(array: NDArray[np.float32], where: str) -> NDArray[np.float32]:
 
 
 def _collect(recording: Recording, plan: Plan, scheme: str) -> dict[Place, NDArray[np.float32]]:
-    """Recorded values of one scheme as [positions, dims], the mean over samples.
+    """Recorded values of one scheme and sample as [positions, dims].
 
     Raises:
         ProbeError: a hidden state is NaN or infinite.
     """
     return {
-        Place(scheme, site, layer): _checked(
-            recording.values(site, layer).mean(0).numpy(), f"{scheme} at {site}.{layer}"
-        )
+        Place(scheme, site, layer): _checked(recording.values(site, layer)[0].numpy(), f"{scheme} at {site}.{layer}")
         for site in plan.sites
         for layer in plan.layers
     }
@@ -227,11 +225,13 @@ def _score(loaded: LoadedModel, ids: Int[Tensor, "1 length"]) -> NDArray[np.floa
     return np.full(ids.shape[1], np.nan)
 
 
-def run_pass(loaded: LoadedModel, scheme: Scheme, plan: Plan, tick: Callable[[float], None]) -> Pass:
+def run_pass(
+    loaded: LoadedModel, scheme: Scheme, plan: Plan, tick: Callable[[float], None], spill: Path | None = None
+) -> Pass:
     """Run the model under a scheme, recording and scoring in the same pass.
 
     Several samples run one after another, and what is kept is their mean at every position. `tick` is told shares of a
-    sample's pass as they are done.
+    sample's pass as they are done. What a single sample gives goes to files in `spill`, if there is one, as it comes.
     """
     began = time.perf_counter()
     values: dict[Place, NDArray[np.float32]] = {}
@@ -246,12 +246,12 @@ def run_pass(loaded: LoadedModel, scheme: Scheme, plan: Plan, tick: Callable[[fl
                 chunk_batch=settings.chunk_batch,
                 weave_local=settings.weave_local,
             ),
-            record(loaded.model, plan.sites, plan.layers, plan.dims) as recording,
+            record(loaded.model, plan.sites, plan.layers, plan.dims, spill) as recording,
             _layer_progress(loaded, tick, plan.length),
         ):
             nll += _score(loaded, row.to(loaded.device)) / len(plan.ids)
         for place, array in _collect(recording, plan, scheme.spec).items():
-            share = array / np.float32(len(plan.ids))
+            share = array if len(plan.ids) == 1 else array / np.float32(len(plan.ids))
             values[place] = values[place] + share if place in values else share
     if loaded.family.head and not np.isfinite(nll[1:]).all():
         raise not_finite(scheme.spec)
@@ -359,7 +359,9 @@ def _all_passes(loaded: LoadedModel, plan: Plan, progress: Progress, store: Pass
             done += share
             progress(min(1.0, done / total), spec)
 
-        passes[scheme.spec] = store.keep(scheme.spec, run_pass(loaded, scheme, plan, tick))
+        with store.spill() as folder:
+            single = folder if len(plan.ids) == 1 else None
+            passes[scheme.spec] = store.keep(scheme.spec, run_pass(loaded, scheme, plan, tick, single))
     return passes
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from torch import nn
 
 from probe.errors import ProbeError
 from probe.recording.hooks import record
+from probe.schemes import parse_scheme
+from probe.seam.apply import apply_scheme
 
 
 def hook_count(model: nn.Module) -> int:
@@ -95,3 +98,38 @@ def test_what_the_model_does_not_have_is_refused(
         pass
     assert says in str(caught.value)
     assert hook_count(model) == 0
+
+
+@torch.no_grad()
+def test_a_recording_on_disk_holds_the_same(tiny_llama: Callable[..., nn.Module], tmp_path: Path) -> None:
+    """In several calls, one of which fails in a deeper layer and is tried again in halves."""
+    model, tokens = tiny_llama(), torch.randint(3, 97, (1, 300), generator=torch.Generator().manual_seed(0))
+    deep, real, failed = model.model.layers[2].mlp, model.model.layers[2].mlp.forward, []
+
+    def once(x: torch.Tensor) -> torch.Tensor:
+        if not failed and x.shape[1] > 20:
+            failed.append(x.shape[1])
+            raise RuntimeError("out of memory")
+        return real(x)
+
+    found = {}
+    for spill in (None, tmp_path):
+        failed.clear()
+        deep.forward = once
+        with (
+            record(model, ["resid", "attn", "entropy"], [1, 3], [0, 2], spill) as seen,
+            apply_scheme(model, parse_scheme("mesa", 64), chunk_batch=2),
+        ):
+            model(tokens)
+        assert failed
+        found[spill] = {key: seen.values(*key) for key in (("resid", 1), ("resid", 3), ("attn", 1), ("entropy", 3))}
+    for key, values in found[None].items():
+        assert values.shape == (1, 300, 2) and torch.equal(found[tmp_path][key], values)
+    assert (tmp_path / "resid.1").stat().st_size == 300 * 2 * 4
+    with pytest.raises(ProbeError, match=r"attn\.2 was not recorded; recorded: .*resid\.1"):
+        seen.values("attn", 2)
+    with (
+        record(model, ["resid"], [1], [0], tmp_path),
+        pytest.raises(ProbeError, match="a recording on disk is of one sequence: expected a batch of 1, got 2"),
+    ):
+        model(tokens.expand(2, -1))
