@@ -107,6 +107,25 @@ def test_a_damaged_pass_is_run_again(stopped: Path, monkeypatch: pytest.MonkeyPa
     assert passes == ["rerope", "stair", "leaky-rerope"]
 
 
+def test_two_runs_do_not_share_what_they_keep(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """While one is on its way to a folder, another that names it is refused before it computes."""
+    passes, real, codes = [], studies.run_pass, []
+
+    def and_another(loaded, scheme, *rest):
+        passes.append(scheme.spec)
+        if len(passes) == 2:
+            codes.append(cli(command(tiny_folder, tmp_path / "run")))
+        return real(loaded, scheme, *rest)
+
+    monkeypatch.setattr(studies, "run_pass", and_another)
+    assert cli(command(tiny_folder, tmp_path / "run")) == 0
+    assert codes == [2] and len(passes) == 4
+    assert "--out run: another run is on its way there" in capsys.readouterr().err
+    assert len(Run(tmp_path / "run").trace) == 4 and not (tmp_path / "run.unfinished").exists()
+
+
 @pytest.mark.parametrize("content", [None, "not json", "[]", '{"format": 99}'])
 def test_anything_else_is_no_unfinished_run(
     content: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -57,13 +57,14 @@ def mapped_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
         KeyError: another type of numbers.
     """
     with safe_open(path, "np") as file:  # checks the header against the file
-        names, metadata = list(file.keys()), dict(file.metadata() or {})
+        metadata = dict(file.metadata() or {})
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(length))
     found: dict[str, NDArray[Any]] = {}
-    for name in names:
-        row = header[name]
+    for name, row in header.items():  # in the order in which they were written
+        if name == "__metadata__":
+            continue
         dtype, shape = _DTYPES[row["dtype"]], tuple(row["shape"])
         start = 8 + length + row["data_offsets"][0]
         empty = 0 in shape

@@ -10,12 +10,13 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
@@ -23,7 +24,7 @@ from probe.errors import FieldError, ProbeError, literal
 from probe.recording.arrays import mapped_arrays, write_arrays
 from probe.recording.place import Place
 
-_ABOUT, _NLL = "unfinished.json", "nll"
+_ABOUT, _LOCK, _NLL = "unfinished.json", ".lock", "nll"
 _FORMAT = 1
 
 
@@ -56,13 +57,36 @@ class PassStore:
     resumed: bool = False
     done: int = 0
 
-    def open(self, made_with: Mapping[str, Any]) -> None:
-        """Begin, or go on, with passes of this model, input and places.
+    @contextmanager
+    def opened(self, made_with: Mapping[str, Any]) -> Iterator[None]:
+        """Inside, passes of this model, input and places are begun or gone on with, by this process alone; what is done
+        when the context ends by an exception stays.
 
         Raises:
-            FieldError: passes are there already, and nobody said to go on with them; or they were made with something
-                else.
+            FieldError: another process is at it; passes are there already, and nobody said to go on with them; or they
+                were made with something else.
         """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / _LOCK)  # let go by the system when a process dies
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise FieldError(
+                "out", hint="another run is on its way there; name another folder", value=self._named()
+            ) from None
+        try:
+            self._check(made_with)
+            yield
+        finally:
+            lock.release()
+            if not (self.folder / _ABOUT).exists():  # nothing is kept
+                shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _named(self) -> str:
+        """The run folder to be."""
+        return self.folder.name.removesuffix(".unfinished")
+
+    def _check(self, made_with: Mapping[str, Any]) -> None:
         about = self.folder / _ABOUT
         self._about = {"format": _FORMAT, "command": dict(self.command), "made_with": dict(made_with)}
         if not self.resumed:
@@ -71,7 +95,7 @@ class PassStore:
                     "out",
                     hint=f"an unfinished run is there; go on with {{resume}} {literal(self.folder)}, or delete that "
                     "folder",
-                    value=self.folder.name.removesuffix(".unfinished"),
+                    value=self._named(),
                 )
             return
         before = read_about(self.folder)["made_with"]
@@ -111,7 +135,6 @@ class PassStore:
         """Write a pass, under another name first, so that one that can be read is whole; what is given back is on disk
         and no longer in memory.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / _ABOUT).write_text(json.dumps(self._about, indent=2), encoding="utf-8")
         arrays: dict[str, NDArray[Any]] = {place.key: values for place, values in one.values.items()}
         path = self._path(spec)
@@ -124,16 +147,11 @@ class PassStore:
     @contextmanager
     def spill(self) -> Iterator[Path]:
         """A folder for what a pass records while it runs; gone afterwards."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with tempfile.TemporaryDirectory(prefix=".pass-", dir=self.folder) as folder:
-                yield Path(folder)
-        finally:
-            with suppress(OSError):  # nothing is kept yet
-                self.folder.rmdir()
+        with tempfile.TemporaryDirectory(prefix=".pass-", dir=self.folder) as folder:
+            yield Path(folder)
 
     def drop(self) -> None:
-        """The run is whole."""
+        """The run is whole: what `opened` left is no longer needed."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

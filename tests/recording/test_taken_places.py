@@ -89,7 +89,7 @@ def test_two_commands_at_once_both_keep_their_run(tiny_folder: Path, tmp_path: P
     assert codes == [0, 2], said
     assert sum("--out" in text and "\n" not in text.strip() for text in said) == 1
     runs = list_runs(tmp_path)
-    # The slower one may have begun when the other had ended: then it was refused before it ran.
+    # The slower one was refused: while the other was on its way, or since it had ended.
     assert len(runs) in (1, 2) and all(Run(run.path).trace for run in runs)
 
 
