@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from importlib import import_module, metadata
+from importlib import metadata
 from typing import Any, Generic, TypeVar
 
 from probe.errors import ProbeError, unknown
@@ -25,13 +25,6 @@ GROUP = "weavescope"
 R = TypeVar("R", bound=Any)
 _TABLES: list[Table[Any]] = []
 """Every open table that has been imported."""
-
-
-_HOMES = (
-    "probe.schemes", "probe.schemes.weaves", "probe.seam.families", "probe.recording.sites",
-    "probe.thresholds.detectors", "probe.tasks.inputs", "probe.tasks.evaluate",
-)  # fmt: skip
-"""Modules with a table."""
 
 
 class Table(Mapping[str, R], Generic[R]):
@@ -97,10 +90,8 @@ class Table(Mapping[str, R], Generic[R]):
         return len(self._rows)
 
 
-def every_table() -> tuple[Table[Any], ...]:
-    """Every open table, those of modules that nobody has imported yet included."""
-    for module in _HOMES:
-        import_module(module)
+def tables() -> tuple[Table[Any], ...]:
+    """Every open table that has been imported."""
     return tuple(_TABLES)
 
 

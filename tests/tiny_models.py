@@ -23,8 +23,10 @@ def _maker(config: str, sizes: dict = _SIZES, **fixed: object) -> Callable[..., 
         torch.manual_seed(seed)
         built = getattr(transformers, config)(**(_COMMON | sizes | fixed | overrides))
         # The fused products of experts know no float64.
-        experts = {"experts_implementation": "eager"} if "experts" in str(fixed) else {}
-        return transformers.AutoModelForCausalLM.from_config(built, **experts).eval()
+        how = {"experts_implementation": "eager"} if "experts" in str(fixed) else {}
+        # Older releases give Gemma 2 torch's kernel, which leaves its soft-capping out.
+        how |= {"attn_implementation": "eager"} if "softcapping" in str(fixed) else {}
+        return transformers.AutoModelForCausalLM.from_config(built, **how).eval()
 
     return make
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 from probe.errors import unknown
@@ -11,7 +12,13 @@ from probe.models.embedded import MODELS, EmbeddedModel
 from probe.models.fetched import FETCHED, FetchedModel
 from probe.results import Records
 from probe.schemes import OPTIONS, PRESETS, Scheme, parse_scheme
-from probe.tables import every_table
+from probe.tables import tables
+
+_HOMES = (
+    "probe.schemes.weaves", "probe.seam.families", "probe.recording.sites", "probe.thresholds.detectors",
+    "probe.tasks.inputs", "probe.tasks.evaluate",
+)  # fmt: skip
+"""Modules with a table, beside those imported here; loaded only to list them."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +149,9 @@ def choices(table: str | None = None) -> Records[Choice]:
     >>> "entropy" in choices("site").column("name")
     True
     """
-    known = {found.what: found for found in every_table()}
+    for module in _HOMES:
+        import_module(module)
+    known = {found.what: found for found in tables()}
     if table is not None and table not in known:
         raise unknown("table", table, known)
     named = known if table is None else {table: known[table]}

@@ -60,10 +60,8 @@ def _put(
     k = encoding.turned(key[:, :, low:high], piece.k_pos[low:high])
     found = q @ k.repeat_interleave(query.shape[1] // key.shape[1], 1).transpose(-1, -2) * scaling
     reference = float(piece.q_pos[-1])
-    bias, offset = (
-        encoding.bias(piece.k_pos[low:high], reference, query),
-        encoding.offset(piece.q_pos, reference, query),
-    )
+    bias = encoding.bias(piece.k_pos[low:high], reference, query)
+    offset = encoding.offset(piece.q_pos, reference, query)
     if bias is not None and offset is not None:
         found = found + bias[:, None] + offset[:, :, None]
     i = torch.arange(low, high)

@@ -38,11 +38,6 @@ class Softmax:
     softcap: float | None = None
     sinks: Float[Tensor, " heads"] | None = None
 
-    @property
-    def plain(self) -> bool:
-        """Whether it is the usual softmax."""
-        return self.softcap is None and self.sinks is None
-
     def capped(self, scores: Float[Tensor, "batch heads queries keys"]) -> Float[Tensor, "batch heads queries keys"]:
         """Scores as they enter the softmax; -inf, a key that is not seen, stays."""
         if self.softcap is None:

@@ -25,7 +25,6 @@ from probe.models.gguf_header import GgufHeader, GgufTensor, read_header
 from probe.models.gguf_rotary import ROTARY_TENSORS, rotary
 from probe.models.memory import check_memory
 
-SUFFIX = ".gguf"
 MOST = 2**31 - 1
 """The largest number that a config may state."""
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "phi3", "falcon", "bloom")
@@ -56,11 +55,6 @@ class GgufModel:
     model: PreTrainedModel
     info: dict[str, Any]
     window: int | None
-
-
-def is_gguf(name: str) -> bool:
-    """Whether a model's name means a GGUF file."""
-    return name.lower().endswith(SUFFIX)
 
 
 def _refuse(header: GgufHeader, reason: str) -> ProbeError:

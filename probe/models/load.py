@@ -24,7 +24,6 @@ from transformers.utils import logging as hf_logging
 from probe.errors import FieldError, ProbeError, literal, unknown
 from probe.models.embedded import MODELS
 from probe.models.fetched import FETCHED, fetch
-from probe.models.gguf import gguf_config, gguf_model, gguf_tokenizer, is_gguf, open_gguf
 from probe.seam.construction import PREFIX, ProbedModel, load_construction
 from probe.seam.families import Family, family_of, unwrapped
 from probe.seam.positions import Rope
@@ -200,7 +199,7 @@ def load_model(
     hf_logging.set_verbosity_error()
     hub_logging.set_verbosity_error()  # its retries are not the user's news; the error at the end is
     hf_logging.disable_progress_bar()
-    if is_gguf(name):
+    if name.lower().endswith(".gguf"):
         return _from_gguf(name, where, dtype, window)
     source = _source(name)
     config = _config(name, source, trust_remote_code)
@@ -214,6 +213,9 @@ def load_model(
 
 def _from_gguf(name: str, where: torch.device, dtype: str, window: int | None) -> LoadedModel:
     """The model in a GGUF file, dequantised."""
+    # Here alone: it imports transformers' converters, which no other model needs.
+    from probe.models.gguf import gguf_config, gguf_model, gguf_tokenizer, open_gguf
+
     header = open_gguf(name)
     config = gguf_config(header)
     family_of(config)

@@ -293,10 +293,8 @@ def run_probe(
             recorded = Recorded(_joined(passes), _nll(passes), plan.dims, loaded.window, info.vocabulary)
             judged = (judge(recorded, info.shown, name, settings.detection) for name in DETECTORS)
             _write(part, info, recorded, [verdict for verdicts in judged for verdict in verdicts])
-        if store.folder.parent == part:
-            store.drop()
         _draw(part)
-    store.drop()
+        store.drop()
     return Run(out.expanduser().absolute())
 
 
