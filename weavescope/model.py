@@ -217,12 +217,14 @@ class Model:
         samples: int = 50,
         seed: int = 0,
         tail: int | None = None,
+        input: str | None = None,
+        prompt: str | None = None,
     ) -> Evaluation:
         """An evaluation that is yet to run, row by row: for progress, and to keep what is done when it is stopped.
 
         Args and errors are those of `evaluate`.
         """
-        return Evaluation(self.loaded, task, schemes or ORIGIN, lengths, samples, seed, tail)
+        return Evaluation(self.loaded, task, schemes or ORIGIN, lengths, samples, seed, tail, input, prompt)
 
     def evaluate(
         self,
@@ -233,17 +235,21 @@ class Model:
         samples: int = 50,
         seed: int = 0,
         tail: int | None = None,
+        input: str | None = None,
+        prompt: str | None = None,
         progress: Progress | None = None,
     ) -> Result[Any]:
         """Score the model on a task at several lengths under several schemes.
 
         Args:
-            task: a name of the table of tasks: "passkey" (exact answers) or "nll" (nats per token on held-out text).
+            task: a name of the table of tasks: "passkey" (exact answers) or "nll" (nats per token of a text).
             schemes: text, objects or both.
             lengths: tokens; default M/4, M/2, M and 2M.
             samples: per length.
             seed: draws them.
             tail: of "nll", the positions that the mean is over; default the last quarter.
+            input: of "nll", what is read, as `probe` takes it; default held-out text.
+            prompt: of "passkey", "plain" or "chat", the model's chat template; default plain.
             progress: told how far it is.
 
         Returns:
@@ -252,7 +258,9 @@ class Model:
         Raises:
             ProbeError: an unknown task, or what does not fit the model or the task.
         """
-        work = self.evaluation(task, schemes, lengths=lengths, samples=samples, seed=seed, tail=tail)
+        work = self.evaluation(
+            task, schemes, lengths=lengths, samples=samples, seed=seed, tail=tail, input=input, prompt=prompt
+        )
         for line in work.run():
             if progress is not None:
                 progress(len(work.rows) / work.total, line)

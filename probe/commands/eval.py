@@ -23,6 +23,10 @@ def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tail", type=int, help="--task nll: mean over the last so many positions (default: a quarter)"
     )
+    parser.add_argument("--input", help="--task nll: what is read, as for 'probe run' (default: heldout)")
+    parser.add_argument(
+        "--prompt", help="--task passkey: plain, or chat for the model's chat template (default: plain)"
+    )
     options.add_output(parser)
 
 
@@ -31,11 +35,12 @@ def _run(args: argparse.Namespace) -> None:
     from probe.schemes import check_texts
     from probe.tasks.evaluate import Evaluation, check_task
 
-    check_task(args.task, args.samples, args.tail)
+    chosen = {"tail": args.tail, "input": args.input, "prompt": args.prompt}
+    check_task(args.task, args.samples, **chosen)
     check_texts(args.scheme)
     writable(args.out)
     lengths = None if args.lengths is None else parse_numbers(args.lengths, "lengths", ())
-    work = Evaluation(options.load(args), args.task, args.scheme, lengths, args.samples, args.seed, args.tail)
+    work = Evaluation(options.load(args), args.task, args.scheme, lengths, args.samples, args.seed, **chosen)
     with options.bar(args.quiet) as (progress, close):
 
         def shown(result: Result[Any]) -> None:

@@ -117,7 +117,7 @@ def evaluation(result: Result[Any], json_only: bool) -> None:
         f"model {chosen['model']}, window M = {chosen['window']}, task {chosen['task']}, "
         f"{chosen['samples']} samples per length, seed {chosen['seed']}\n"
     )
-    print(format_table(rows, tuple(name for name in rows[0] if name != "weave")))
+    print(format_table(rows, tuple(name for name in rows[0] if name not in ("weave", "hits", "each"))))
 
 
 def audit(result: Result[Any], json_only: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,34 @@ from probe.results import Records, Result
 from probe.schemes import Scheme, resolve_schemes
 from probe.seam.apply import apply_scheme, check_scheme
 from probe.tables import Table
-from probe.tasks.heldout import heldout_batch
+from probe.tasks.inputs import draw_input
+from probe.tasks.intervals import wilson
 from probe.tasks.nll import nll_per_position, not_finite
 from probe.tasks.passkey import PasskeySample, minimum_length, passkey_sample
+from probe.tasks.prompts import PROMPTS
 
 BATCH_TOKENS = 8192
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of a task at one length.
+
+    Attributes:
+        length: tokens.
+        samples: how many.
+        seed: draws them.
+        input: of tasks that read a text, what `draw_input` takes.
+        prompt: of tasks that ask a question, a name in `PROMPTS`.
+        tail: of tasks that are a mean over the last positions, how many; None for the last quarter.
+    """
+
+    length: int
+    samples: int
+    seed: int
+    input: str = "heldout"
+    prompt: str = "plain"
+    tail: int | None = None
 
 
 def _batches(count: int, length: int) -> list[range]:
@@ -30,19 +53,21 @@ def _batches(count: int, length: int) -> list[range]:
     return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def draw_passkeys(loaded: LoadedModel, length: int, samples: int, seed: int) -> list[PasskeySample]:
+def draw_passkeys(
+    loaded: LoadedModel, length: int, samples: int, seed: int, prompt: str = "plain"
+) -> list[PasskeySample]:
     """Samples whose depths are spread evenly over [0, 1), so that every decile has its share.
 
     Raises:
-        ProbeError: no tokenizer, or a length too short for the task.
+        ProbeError: no tokenizer, an unknown kind of prompt or one it does not have, or a length too short for the task.
     """
     tokenizer = loaded.tokenizer_for("task passkey")
-    least = minimum_length(tokenizer)
+    least = minimum_length(tokenizer, prompt=prompt)
     if length < least:
         raise FieldError("lengths", hint=f"a pass key needs at least {least} tokens of this tokenizer, got {length}")
     rng = np.random.default_rng((seed, length))
     depths = (np.arange(samples) + rng.random(samples)) / samples
-    return [passkey_sample(tokenizer, length, float(depth), rng) for depth in depths]
+    return [passkey_sample(tokenizer, length, float(depth), rng, prompt=prompt) for depth in depths]
 
 
 @torch.no_grad()
@@ -78,16 +103,26 @@ class PasskeyScore:
     Attributes:
         scheme: its text.
         length: tokens of prompt and answer.
+        correct: exact answers.
+        total: samples.
         accuracy: share of exact answers, 0 to 1.
+        low: lower end of its 95% interval (Wilson).
+        high: upper end.
         worst_decile: the lowest share over the ten deciles of depth.
         weave: the weave's parameters as they came out for the length.
+        hits: (share of the filler before the key, whether the answer was exact) of every sample.
     """
 
     scheme: str
     length: int
+    correct: int
+    total: int
     accuracy: float
+    low: float
+    high: float
     worst_decile: float
     weave: Mapping[str, float]
+    hits: tuple[tuple[float, bool], ...]
 
 
 @dataclass(frozen=True)
@@ -100,6 +135,7 @@ class LikelihoodScore:
         nll: mean over the last positions of every window, nats per token.
         standard_error: of that mean over windows; None for one window, which has none.
         weave: the weave's parameters as they came out for the length.
+        each: the mean of every window, nats per token: two schemes' differences are paired.
     """
 
     scheme: str
@@ -107,30 +143,40 @@ class LikelihoodScore:
     nll: float
     standard_error: float | None
     weave: Mapping[str, float]
+    each: tuple[float, ...]
 
 
-def _passkey_scores(
-    loaded: LoadedModel, scheme: Scheme, drawn: Sequence[PasskeySample], length: int, _tail: int | None
-) -> PasskeyScore:
-    hits = passkey_hits(loaded, scheme, drawn).double()
-    deciles = [float(part.mean()) for part in hits.tensor_split(10) if len(part)]
-    weave = scheme.weave_at(length).parameters()
-    return PasskeyScore(scheme.spec, length, float(hits.mean()), min(deciles), weave)
+def _passkey_scores(loaded: LoadedModel, scheme: Scheme, drawn: Sequence[PasskeySample], asked: Asked) -> PasskeyScore:
+    found = passkey_hits(loaded, scheme, drawn)
+    deciles = [float(part.double().mean()) for part in found.tensor_split(10) if len(part)]
+    right, total = int(found.sum()), len(found)
+    low, high = wilson(right, total)
+    hits = tuple((round(one.depth, 4), bool(hit)) for one, hit in zip(drawn, found, strict=True))
+    weave = scheme.weave_at(asked.length).parameters()
+    return PasskeyScore(
+        scheme.spec, asked.length, right, total, right / total, low, high, min(deciles), weave, hits
+    )  # fmt: skip
 
 
-def _draw_windows(loaded: LoadedModel, length: int, samples: int, seed: int) -> Tensor:
-    if length < 2:
-        raise FieldError("lengths", "at least 2 tokens", length)
-    return heldout_batch(loaded, length, samples, seed)
+def _draw_keys(loaded: LoadedModel, asked: Asked) -> list[PasskeySample]:
+    return draw_passkeys(loaded, asked.length, asked.samples, asked.seed, asked.prompt)
 
 
-def _nll_scores(loaded: LoadedModel, scheme: Scheme, ids: Tensor, length: int, tail: int | None) -> LikelihoodScore:
+def _draw_windows(loaded: LoadedModel, asked: Asked) -> Tensor:
+    if asked.length < 2:
+        raise FieldError("lengths", "at least 2 tokens", asked.length)
+    return draw_input(loaded, asked.input, asked.length, asked.samples, asked.seed).ids
+
+
+def _nll_scores(loaded: LoadedModel, scheme: Scheme, ids: Tensor, asked: Asked) -> LikelihoodScore:
     nll = heldout_nll(loaded, scheme, ids)
-    per_sample = nll[:, -(tail or max(1, ids.shape[1] // 4)) :].double().mean(-1)
-    if not bool(per_sample.isfinite().all()):
+    each = nll[:, -(asked.tail or max(1, ids.shape[1] // 4)) :].double().mean(-1)
+    if not bool(each.isfinite().all()):
         raise not_finite(scheme.spec)
-    error = float(per_sample.std() / len(ids) ** 0.5) if len(ids) > 1 else None
-    return LikelihoodScore(scheme.spec, length, float(per_sample.mean()), error, scheme.weave_at(length).parameters())
+    error = float(each.std() / len(ids) ** 0.5) if len(ids) > 1 else None
+    weave = scheme.weave_at(asked.length).parameters()
+    samples = tuple(round(value, 5) for value in each.tolist())
+    return LikelihoodScore(scheme.spec, asked.length, float(each.mean()), error, weave, samples)
 
 
 @dataclass(frozen=True)
@@ -140,25 +186,25 @@ class Task:
     Attributes:
         name: by which users ask for it.
         help: what it measures, in a few words.
-        draw: (model, length in tokens, samples, seed) -> what every scheme is scored on.
-        score: (model, scheme, what was drawn, length, tail) -> a frozen dataclass with `scheme`, `length` and the
+        draw: (model, what is asked) -> what every scheme is scored on.
+        score: (model, scheme, what was drawn, what is asked) -> a frozen dataclass with `scheme`, `length` and the
             scores.
-        has_tail: whether it is a mean over the last positions, and so takes a tail.
+        takes: which of "input", "prompt" and "tail" it goes by.
     """
 
     name: str
     help: str
-    draw: Callable[[LoadedModel, int, int, int], Any]
-    score: Callable[[LoadedModel, Scheme, Any, int, int | None], Any]
-    has_tail: bool = False
+    draw: Callable[[LoadedModel, Asked], Any]
+    score: Callable[[LoadedModel, Scheme, Any, Asked], Any]
+    takes: tuple[str, ...] = ()
 
 
 TASKS: Table[Task] = Table(
     "task",
     Task,
     (
-        Task("passkey", "exact answers of a five-digit key hidden in filler", draw_passkeys, _passkey_scores),
-        Task("nll", "nats per token of held-out text, over the last positions", _draw_windows, _nll_scores, True),
+        Task("passkey", "exact answers of a five-digit key hidden in filler", _draw_keys, _passkey_scores, ("prompt",)),
+        Task("nll", "nats per token of a text's last positions", _draw_windows, _nll_scores, ("input", "tail")),
     ),
 )
 
@@ -175,6 +221,8 @@ class Evaluation:
         samples: per length.
         seed: draws them.
         tail: positions that the mean of "nll" is over; None for the last quarter.
+        input: of "nll", what is read; None for held-out text.
+        prompt: of "passkey", a name in `PROMPTS`; None for the text alone.
         rows: what is done.
     """
 
@@ -185,6 +233,8 @@ class Evaluation:
     samples: int
     seed: int
     tail: int | None = None
+    input: str | None = None
+    prompt: str | None = None
     rows: list[Any] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -194,7 +244,7 @@ class Evaluation:
             ProbeError: an unknown task, no samples, no tokenizer, a scheme that does not fit the model, or a length
                 that the task does not fit.
         """
-        check_task(self.task, self.samples, self.tail)
+        check_task(self.task, self.samples, **self._chosen())
         window = self.loaded.window
         self.schemes = resolve_schemes(self.schemes, window)
         self.lengths = (window // 4, window // 2, window, 2 * window) if self.lengths is None else tuple(self.lengths)
@@ -209,7 +259,14 @@ class Evaluation:
                 scheme.weave_at(length)
                 scheme.visibility_at(length)
         for length in {shortest, longest}:
-            TASKS[self.task].draw(self.loaded, length, 1, self.seed)
+            TASKS[self.task].draw(self.loaded, self._asked(length))
+
+    def _chosen(self) -> dict[str, Any]:
+        return {"input": self.input, "prompt": self.prompt, "tail": self.tail}
+
+    def _asked(self, length: int) -> Asked:
+        chosen = {name: value for name, value in self._chosen().items() if value is not None}
+        return Asked(length, self.samples, self.seed, **chosen)
 
     @property
     def total(self) -> int:
@@ -220,9 +277,10 @@ class Evaluation:
         """Fill `rows`; yields what each one was."""
         task = TASKS[self.task]
         for length in self.lengths or ():
-            drawn = task.draw(self.loaded, length, self.samples, self.seed)
+            asked = self._asked(length)
+            drawn = task.draw(self.loaded, asked)
             for scheme in self.schemes:
-                self.rows.append(task.score(self.loaded, scheme, drawn, length, self.tail))
+                self.rows.append(task.score(self.loaded, scheme, drawn, asked))
                 yield f"{scheme.spec} {length}"
 
     def result(self, complete: bool) -> Result[Any]:
@@ -235,19 +293,25 @@ class Evaluation:
             "lengths": list(self.lengths or ()),
             "samples": self.samples,
             "seed": self.seed,
-            "tail": self.tail,
+            **{name: value for name, value in asdict(self._asked(0)).items() if name in TASKS[self.task].takes},
         }
         return Result("eval", settings, Provenance.now(), Records(self.rows), complete)
 
 
-def check_task(task: str, samples: int, tail: int | None = None) -> None:
+def check_task(
+    task: str, samples: int, *, tail: int | None = None, input: str | None = None, prompt: str | None = None
+) -> None:
     """Refuse what needs no model to be seen.
 
     Raises:
-        ProbeError: an unknown task, no samples, or a tail for a task that has none.
+        ProbeError: an unknown task, no samples, an unknown kind of prompt, or what the task does not go by.
     """
     row = TASKS[task]
     if samples < 1:
         raise FieldError("samples", "at least 1", samples)
-    if tail is not None and not row.has_tail:
-        raise FieldError("tail", hint=f"is for {{task}} nll, got {{task}} {task}; leave it out")
+    for name, value in (("tail", tail), ("input", input), ("prompt", prompt)):
+        if value is not None and name not in row.takes:
+            whose = " or ".join(one for one, other in TASKS.items() if name in other.takes)
+            raise FieldError(name, hint=f"is for {{task}} {whose}, got {{task}} {task}; leave it out")
+    if prompt is not None:
+        PROMPTS[prompt]

@@ -19,6 +19,7 @@ from probe.errors import FieldError, literal, unknown
 from probe.models.load import LoadedModel
 from probe.recording.info import InputRecord
 from probe.tables import Table
+from probe.tasks.documents import DOCUMENTS, document_batch
 from probe.tasks.encoding import First, encode, encode_prefix, first_before_repeats, first_token, repeated_unit
 from probe.tasks.heldout import heldout_batch
 
@@ -139,6 +140,16 @@ def _heldout(ask: Request) -> tuple[Tensor, Mapping[str, Any]]:
     return ids, {"first": _first(ask.loaded).source}
 
 
+def _documents(ask: Request) -> tuple[Tensor, Mapping[str, Any]]:
+    ids = document_batch(ask.loaded, max(2, ask.wanted), ask.samples, ask.seed)
+    return ids, {"first": _first(ask.loaded).source, "documents": list(DOCUMENTS)[: ask.samples]}
+
+
+def _document(ask: Request) -> tuple[Tensor, Mapping[str, Any]]:
+    ids = document_batch(ask.loaded, max(2, ask.wanted), ask.samples, ask.seed, [ask.value])
+    return ids, {"first": _first(ask.loaded).source}
+
+
 def _given(ids: list[int], ask: Request) -> list[int]:
     if ask.length is not None and len(ids) < ask.length:
         raise FieldError(
@@ -156,6 +167,8 @@ INPUTS: Table[InputKind] = Table(
         InputKind("ids", "FILE", "a JSON list of token ids, taken as they are", _ids),
         InputKind("text", "FILE", "a UTF-8 text", _text),
         InputKind("heldout", "", "text that the embedded models were not trained on", _heldout, several=True),
+        InputKind("documents", "", "shipped long documents, one after another", _documents, several=True),
+        InputKind("document", "NAME", "one of them, such as moby-dick-1", _document, several=True),
     ),
 )
 

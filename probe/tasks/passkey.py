@@ -12,12 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from probe.tasks.encoding import encode, encode_inside, first_token
+from probe.tasks.encoding import encode, encode_inside
+from probe.tasks.prompts import PROMPTS
 
 TASK = "There is a pass key hidden in this text. Find it and remember it."
 FILLER = (" The grass is green.", " The sky is blue.", " The sun is yellow.", " Here we go.", " There and back again.")
 NEEDLE = " The pass key is {key}. Remember it. {key} is the pass key."
-QUESTION = "\nWhat is the pass key? The pass key is"
+QUESTION = "\nWhat is the pass key?"
+BEGUN = " The pass key is"
+"""How the answer begins: in the text alone on the line of the question, in a chat as the reply."""
 ANSWER = " {key}"
 
 
@@ -33,12 +36,24 @@ class PasskeySample:
     """Half-open token range of the needle inside the prompt."""
 
 
-def _pieces(tokenizer: PreTrainedTokenizerBase, key: str) -> tuple[list[int], list[int], list[int], list[int]]:
-    """Token ids of head, needle, question and answer."""
+def _pieces(
+    tokenizer: PreTrainedTokenizerBase, key: str, prompt: str = "plain"
+) -> tuple[list[int], list[int], list[int], list[int]]:
+    """Token ids of head, needle, question and answer.
+
+    Raises:
+        ProbeError: an unknown kind of prompt, or one that the tokenizer does not have.
+    """
+    around = PROMPTS[prompt].around(tokenizer)
+    question = (
+        [*encode_inside(tokenizer, QUESTION), *around.after, *encode(tokenizer, BEGUN.strip())]
+        if around.after
+        else encode_inside(tokenizer, QUESTION + BEGUN)
+    )
     return (
-        [*first_token(tokenizer, None).ids, *encode(tokenizer, TASK)],
+        [*around.before, *encode(tokenizer, TASK)],
         encode_inside(tokenizer, NEEDLE.format(key=key)),
-        encode_inside(tokenizer, QUESTION),
+        question,
         encode_inside(tokenizer, ANSWER.format(key=key)),
     )
 
@@ -53,9 +68,9 @@ def _fill(sentences: Sequence[list[int]], count: int, rng: np.random.Generator) 
     return ids[:count]
 
 
-def minimum_length(tokenizer: PreTrainedTokenizerBase, digits: int = 5) -> int:
+def minimum_length(tokenizer: PreTrainedTokenizerBase, digits: int = 5, prompt: str = "plain") -> int:
     """Tokens that a sample needs with no filler at all."""
-    return sum(map(len, _pieces(tokenizer, "1" * digits)))
+    return sum(map(len, _pieces(tokenizer, "1" * digits, prompt)))
 
 
 def passkey_sample(
@@ -66,6 +81,7 @@ def passkey_sample(
     *,
     digits: int = 5,
     filler: Sequence[list[int]] | None = None,
+    prompt: str = "plain",
 ) -> PasskeySample:
     """Draw one sample.
 
@@ -76,20 +92,22 @@ def passkey_sample(
         rng: draws the key and where the filler starts.
         digits: digits of the key; the first is never 0.
         filler: encoded sentences to use in place of the paper's five.
+        prompt: a name in `PROMPTS`: what is put around the text.
 
     Raises:
+        ProbeError: an unknown kind of prompt, or one that the tokenizer does not have.
         ValueError: `length` is too short to hold the task without filler, or depth is outside [0, 1].
     """
     if not 0 <= depth <= 1:
         raise ValueError(f"depth: expected 0 to 1, got {depth}")
     key = str(rng.integers(10 ** (digits - 1), 10**digits))
-    head, needle, question, answer = _pieces(tokenizer, key)
+    head, needle, question, answer = _pieces(tokenizer, key, prompt)
     room = length - sum(map(len, (head, needle, question, answer)))
     if room < 0:
         raise ValueError(f"length: expected at least {length - room} tokens to hold a pass key, got {length}")
     sentences = filler or [encode_inside(tokenizer, text) for text in FILLER]
     before = round(depth * room)
-    prompt = head + _fill(sentences, before, rng)
-    start = len(prompt)
-    prompt += needle + _fill(sentences, room - before, rng) + question
-    return PasskeySample(prompt, answer, key, depth, (start, start + len(needle)))
+    text = head + _fill(sentences, before, rng)
+    start = len(text)
+    text += needle + _fill(sentences, room - before, rng) + question
+    return PasskeySample(text, answer, key, depth, (start, start + len(needle)))

@@ -13,7 +13,9 @@ def _cell(row: dict[str, Any] | None) -> str:
     if row is None:
         return ""
     if "accuracy" in row:
-        return f"{row['accuracy']:.0%}"
+        if "low" not in row:
+            return f"{row['accuracy']:.0%}"
+        return f"{row['accuracy']:.0%} ({row['low']:.0%} to {row['high']:.0%})"
     error = row["standard_error"]
     return f"{row['nll']:.2f}" + ("" if error is None else f" ± {error:.2f}")
 
@@ -33,6 +35,7 @@ def markdown(result: Mapping[str, Any]) -> str:
         found = {(row["scheme"], row["length"]): row for row in rows}
         schemes, lengths = (list(dict.fromkeys(row[key] for row in rows)) for key in ("scheme", "length"))
         where = f", the last {chosen['tail']} positions" if chosen.get("tail") else ""
+        where += "".join(f", {name} {chosen[name]}" for name in ("input", "prompt") if chosen.get(name))
         caption = (
             f"`{chosen['model']}`, M = {window}, {chosen['task']}{where}, {chosen['samples']} samples, "
             f"seed {chosen['seed']}"

@@ -18,7 +18,7 @@ from probe.models.load import LoadedModel, load_model
 from probe.tasks import encoding
 from probe.tasks.encoding import encode, encode_inside, encode_prefix, first_token, repeated_unit
 from probe.tasks.inputs import draw_input, make_input
-from probe.tasks.passkey import FILLER, NEEDLE, QUESTION, TASK, passkey_sample
+from probe.tasks.passkey import BEGUN, FILLER, NEEDLE, QUESTION, TASK, passkey_sample
 
 TEXTS = [TASK, *FILLER, NEEDLE.format(key="12345"), QUESTION, " hello" * 50, " good" * 50, *"0123456789", "a.b, c!"] * 3
 
@@ -80,8 +80,8 @@ def test_the_pieces_of_a_pass_key_are_those_of_the_whole_text(kind: str) -> None
     text = TASK + NEEDLE.format(key=sample.key)
     head = len(first_token(tokenizer, None).ids) + len(encode(tokenizer, text))
     assert sample.prompt[:head] == [1, *encode(tokenizer, text)]
-    end = FILLER[0] + QUESTION
-    tail = encode(tokenizer, "." + end)[-len(encode_inside(tokenizer, QUESTION)) :]
+    end = FILLER[0] + QUESTION + BEGUN
+    tail = encode(tokenizer, "." + end)[-len(encode_inside(tokenizer, QUESTION + BEGUN)) :]
     assert sample.prompt[-len(tail) :] == tail
 
 
