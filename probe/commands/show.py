@@ -70,6 +70,9 @@ def run(run: Run, json_only: bool) -> None:
     info, verdicts = run.info, read_verdicts(run)
     if info.input.length <= info.window:
         print(f"probe: note: {info.input.length} tokens do not reach past the window of {info.window}", file=sys.stderr)
+    first = str(info.input.notes.get("first", ""))
+    if first.startswith("missing"):
+        print(f"probe: warning: first token {first}", file=sys.stderr)
     if json_only:
         as_json({"run": str(run.path), **Result("run", info.settings(), info.provenance, verdicts).to_json()})
         return

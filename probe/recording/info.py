@@ -41,6 +41,8 @@ class InputRecord:
         samples: sequences that the values are means of.
         sha256: of the token ids; empty where it was not recorded.
         notes: what else there is to know of it: where its first token came from, the repeated unit.
+        unigram: nats per token of a guess by how often each token comes in it (the entropy of that distribution); None
+            for a repeated unit, which such a guess knows by heart, and in older runs.
     """
 
     spec: str
@@ -48,6 +50,7 @@ class InputRecord:
     samples: int = 1
     sha256: str = ""
     notes: Mapping[str, Any] = field(default_factory=dict)
+    unigram: float | None = None
 
 
 @dataclass(frozen=True)

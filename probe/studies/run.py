@@ -290,7 +290,9 @@ def run_probe(
         with store.opened(_made_with(loaded, plan)):
             passes = _all_passes(loaded, plan, progress, store)
             info = _info(loaded, plan, passes)
-            recorded = Recorded(_joined(passes), _nll(passes), plan.dims, loaded.window, info.vocabulary)
+            recorded = Recorded(
+                _joined(passes), _nll(passes), plan.dims, loaded.window, info.vocabulary, info.input.unigram
+            )
             judged = (judge(recorded, info.shown, name, settings.detection) for name in DETECTORS)
             _write(part, info, recorded, [verdict for verdicts in judged for verdict in verdicts])
         _draw(part)

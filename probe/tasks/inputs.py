@@ -27,6 +27,10 @@ Ids = Sequence[int] | Sequence[Sequence[int]] | NDArray[Any] | Tensor
 """Token ids as they are: of one sequence, or of several of equal length."""
 
 
+MISSING = "missing"
+"""How the note on a first token begins that a model was trained with, and that an input lacks."""
+
+
 @dataclass(frozen=True)
 class Drawn:
     """An input: its ids [samples, length], and what a run writes down of it."""
@@ -36,9 +40,16 @@ class Drawn:
     notes: Mapping[str, Any]
 
     def record(self) -> InputRecord:
-        """Spec, size and notes, with the SHA-256 of the ids."""
+        """Spec, size and notes, with the SHA-256 of the ids and what a unigram guess gives on them."""
         digest = hashlib.sha256(self.ids.numpy().tobytes()).hexdigest()
-        return InputRecord(self.spec, self.ids.shape[1], len(self.ids), digest, self.notes)
+        guess = None if "unit" in self.notes else unigram_nats(self.ids)
+        return InputRecord(self.spec, self.ids.shape[1], len(self.ids), digest, self.notes, guess)
+
+
+def unigram_nats(ids: Tensor) -> float:
+    """Nats per token of a guess that knows how often each id comes in these: the entropy of that distribution."""
+    share = torch.unique(ids, return_counts=True)[1].double() / ids.numel()
+    return float(-(share * share.log()).sum())
 
 
 @dataclass(frozen=True)
@@ -124,7 +135,17 @@ def _ids(ask: Request) -> tuple[list[list[int]], Mapping[str, Any]]:
         raise FieldError("input", f"a JSON list of token ids ({literal(error)})", value=ask.spec) from None
     if not isinstance(ids, list) or not all(isinstance(token, int) and not isinstance(token, bool) for token in ids):
         raise FieldError("input", "a JSON list of integers", value=ask.spec)
-    return [_given(ids, ask)], {}
+    given = _given(ids, ask)
+    return [given], _as_they_are(ask.loaded, given)
+
+
+def _as_they_are(loaded: LoadedModel, ids: Sequence[int]) -> Mapping[str, Any]:
+    """Notes on ids that somebody has made: whether they begin as the model's texts do."""
+    first = _first(loaded)
+    if first.ids and tuple(ids[: len(first.ids)]) != first.ids:
+        named = ", ".join(map(str, first.ids))
+        return {"first": f"{MISSING}: the {first.source} puts {named} before every text, these ids do not begin so"}
+    return {"first": "as given"}
 
 
 def _text(ask: Request) -> tuple[list[list[int]], Mapping[str, Any]]:
@@ -243,7 +264,8 @@ def _as_given(loaded: LoadedModel, ids: Ids, length: int | None) -> Drawn:
         raise FieldError("input", "whole numbers [length] or [samples, length]", f"{found.dtype} {tuple(found.shape)}")
     if length is not None and found.shape[1] < length:
         raise FieldError("input", hint=f"has {found.shape[1]} tokens, {{length}} asks for {length}; give more ids")
-    return Drawn(_checked(loaded, found.long()[:, :length], "ids"), "ids", {})
+    checked = _checked(loaded, found.long()[:, :length], "ids")
+    return Drawn(checked, "ids", _as_they_are(loaded, checked[0].tolist()))
 
 
 def _check_not_constant(ids: Tensor, spec: str) -> None:

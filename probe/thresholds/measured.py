@@ -48,6 +48,7 @@ def measured_failure(
     settings: DetectorSettings,
     floor: float = NLL_FLOOR,
     vocabulary: int | None = None,
+    unigram: float | None = None,
 ) -> Detection | Untold:
     """Where a scheme's NLL lastingly leaves the band of the model as trained.
 
@@ -59,6 +60,7 @@ def measured_failure(
         floor: least rise that counts, nats.
         vocabulary: tokens of the model's vocabulary; a likelihood that is no better inside the window than a uniform
             guess among them, ln V nats, cannot fail. None where it is not known.
+        unigram: nats of a guess by the frequencies of the input's tokens, likewise.
 
     Returns:
         The verdict; or why this input cannot tell.
@@ -69,18 +71,35 @@ def measured_failure(
         return too_short(len(reference), window, settings)
     threshold = nll_threshold(reference, window, settings, floor)
     found = threshold.judge(smooth_nll(np.asarray(series, dtype=np.float64), settings.run_at(window)))
-    return _no_better_than_a_guess(reference, window, settings, threshold.value, vocabulary) or found
+    return (
+        _no_better_than_a_guess(reference, window, settings, threshold.value, best_guess(vocabulary, unigram)) or found
+    )
+
+
+def best_guess(vocabulary: int | None, unigram: float | None) -> tuple[float, str] | None:
+    """The better one of two guesses that need no context, as (nats per token, in words); None where neither is known.
+
+    Args:
+        vocabulary: tokens that a uniform guess is among.
+        unigram: nats of a guess by the frequencies of the input's own tokens.
+    """
+    known = []
+    if vocabulary is not None:
+        uniform = math.log(vocabulary)
+        known.append((uniform, f"a uniform guess among {vocabulary} tokens, {uniform:.3g} nats"))
+    if unigram is not None:
+        known.append((unigram, f"a guess by how often each token comes in this input, {unigram:.3g} nats"))
+    return min(known, default=None)
 
 
 def _no_better_than_a_guess(
-    reference: Series, window: int, settings: DetectorSettings, band: float, vocabulary: int | None
+    reference: Series, window: int, settings: DetectorSettings, band: float, best: tuple[float, str] | None
 ) -> Untold | None:
     """Why a likelihood that never was good says nothing about failure; None where it was."""
-    if vocabulary is None:
+    if best is None:
         return None
-    guess = math.log(vocabulary)
+    guess, said = best
     level = float(np.median(in_window(smooth_nll(reference, settings.run_at(window)), window, settings)))
-    said = f"a uniform guess among {vocabulary} tokens, {guess:.3g} nats"
     advice = "take an input that the model can predict: held-out text, or a task"
     if level >= guess:
         return Untold(f"inside the window the likelihood is {level:.3g} nats, no better than {said}; {advice}")

@@ -70,6 +70,7 @@ class Recorded:
         dims: the dimensions that the columns of `trace` are.
         window: trained window M.
         vocabulary: tokens in the model's vocabulary; None where it is not known.
+        unigram: nats of a guess by the frequencies of the input's tokens; None where there is none to compare with.
     """
 
     trace: Mapping[str, NDArray[np.float32]]
@@ -77,11 +78,12 @@ class Recorded:
     dims: Sequence[int]
     window: int
     vocabulary: int | None = None
+    unigram: float | None = None
 
     @classmethod
     def of(cls, run: Run) -> Recorded:
         """What a finished run recorded."""
-        return cls(run.trace, run.nll, run.info.dims, run.info.window, run.info.vocabulary)
+        return cls(run.trace, run.nll, run.info.dims, run.info.window, run.info.vocabulary, run.info.input.unigram)
 
     def places(self) -> list[Place]:
         """Every place that was recorded, under `origin`, in order."""
@@ -141,7 +143,9 @@ def _verdict(
 def _measured(recorded: Recorded, scheme: str, settings: DetectorSettings) -> tuple[int | None, str | None]:
     """The measured failure of a scheme, and why nothing can be said of it."""
     reference, window = recorded.nll[ORIGIN], recorded.window
-    found = measured_failure(reference, recorded.nll[scheme], window, settings, vocabulary=recorded.vocabulary)
+    found = measured_failure(
+        reference, recorded.nll[scheme], window, settings, vocabulary=recorded.vocabulary, unigram=recorded.unigram
+    )
     return _position(found), _untold(found, len(reference), window, settings)
 
 

@@ -148,6 +148,19 @@ def test_a_likelihood_no_better_than_a_guess_cannot_fail() -> None:
     assert where(measured_failure(nll, worse, WINDOW, SETTINGS, vocabulary=round(np.exp(5.3)))) == 300
 
 
+def test_the_better_of_two_guesses_counts() -> None:
+    """A guess by the frequencies of the input's own tokens is nearer than a uniform one."""
+    nll = np.full(LENGTH, 5.0)
+    nll[0] = np.nan
+    worse = nll + step(300, 3.0)
+    among = {"vocabulary": 49152}
+    untold = measured_failure(nll, worse, WINDOW, SETTINGS, **among, unigram=4.9)
+    assert isinstance(untold, Untold) and "how often each token comes in this input, 4.9 nats" in untold.reason
+    assert where(measured_failure(nll, worse, WINDOW, SETTINGS, **among, unigram=6.0)) == 300
+    untold = measured_failure(nll, worse, WINDOW, SETTINGS, vocabulary=130, unigram=6.0)
+    assert isinstance(untold, Untold) and "uniform" in untold.reason
+
+
 def test_a_model_without_a_head_and_an_input_too_short_say_so() -> None:
     headless = np.full(LENGTH, np.nan)
     untold = measured_failure(headless, headless, WINDOW, SETTINGS)
