@@ -28,6 +28,7 @@ from probe.seam.positions import (
     geometric_slopes,
     mpt_slopes,
 )
+from probe.seam.refused import REFUSED
 from probe.tables import Table
 
 
@@ -173,6 +174,11 @@ def _falcon_slopes(config: Any) -> Tensor | None:
     return falcon_slopes(heads, config.hidden_size // heads) if config.alibi else None
 
 
+def _rotates_where_local(attention: Any) -> bool:
+    """In sliding layers, and in all where none slides."""
+    return attention.sliding_window is None or bool(attention.is_sliding)
+
+
 FAMILIES: Table[Family] = Table(
     "model family",
     Family,
@@ -212,6 +218,39 @@ FAMILIES: Table[Family] = Table(
         Family("glm4", attn_site="post_self_attn_layernorm", mlp="post_mlp_layernorm", interleaved=True),
         # no_rope_layers: a 0 is a layer without rotation; all 0 is a NoPE model.
         Family("smollm3", "RoPE or none, per layer", rotates=lambda attention: bool(attention.use_rope)),
+        # Llama's attention in all but details; tests/alike_models.py has each.
+        *(
+            Family(name)
+            for name in (
+                "apertus", "arcee", "aria_text", "bitnet", "cwm", "diffllama", "dots1", "glm4_moe",
+                "hunyuan_v1_dense", "hunyuan_v1_moe", "hy_v3", "internlm3", "iquestcoder", "jais2", "minimax_m2",
+                "ministral", "ministral3", "nemotron", "persimmon", "phimoe", "qwen2_moe", "seed_oss", "solar_open",
+                "starcoder2", "stablelm",
+            )
+        ),
+        *(Family(name, interleaved=True) for name in ("ernie4_5", "ernie4_5_moe", "glm", "helium")),
+        Family("granitemoe", mlp="block_sparse_moe"),
+        Family("hyperclovax", attn_site="post_norm1", mlp="post_norm2"),
+        Family("flex_olmo", attn_site="post_attention_layernorm", mlp="post_feedforward_layernorm"),
+        Family(
+            "olmo3", attn_site="post_attention_layernorm", mlp="post_feedforward_layernorm", by_layer_type=True,
+        ),
+        Family("mellum", by_layer_type=True),
+        Family("vaultgemma", misfit=_gemma_misfit),
+        # Sliding layers rotate; full ones do where there are no sliding ones.
+        Family("exaone_moe", "RoPE or none, per layer", rotates=_rotates_where_local),
+        Family(
+            "exaone4", "RoPE or none, per layer", rotates=_rotates_where_local,
+            attn_site="post_attention_layernorm", mlp="post_feedforward_layernorm",
+        ),
+        Family(
+            "kolibri1", "RoPE or none, per layer", rotates=_rotates_where_local,
+            attn_site="post_self_attn_layernorm", mlp="post_mlp_layernorm",
+        ),
+        Family(
+            "cohere2_moe", "RoPE or none, per layer", interleaved=True,
+            rotates=lambda attention: attention.sliding_window is not None or attention.force_rope,
+        ),
         # The theorems' toy transformers: positions enter as an additive term, see construction.py.
         Family("construction", "an additive term", layers="toy.layers", rotary="", attn="attn", head=False),
         # partial_rotary_factor 0 rotates nothing.
@@ -235,21 +274,6 @@ FAMILIES: Table[Family] = Table(
         ),
     ),
 )  # fmt: skip
-
-_LEARNED = "its positions are learned embeddings, which no scheme reaches"
-_LATENT = "multi-head latent attention rotates a part of every key that all heads share, beside one that is not rotated"
-REFUSED = {
-    "gemma3": "it reads pictures too; its language model, gemma3_text, fits",
-    "llama4": "it reads pictures too",
-    "llama4_text": "its local layers attend within chunks of their own, and its others scale queries by their position",
-    "deepseek_v2": _LATENT,
-    "deepseek_v3": _LATENT,
-    "gpt2": _LEARNED,
-    "gpt_neo": _LEARNED,
-    "gpt_bigcode": _LEARNED,
-    "opt": _LEARNED,
-}
-"""Families that are known not to fit, each with the reason."""
 
 
 def family_of(config: PretrainedConfig | SimpleNamespace) -> Family:
