@@ -7,13 +7,28 @@ import os
 import sys
 from collections.abc import Sequence
 
-from probe.commands import accept, app, audit, bench, choices, eval, figure, models, peers, run, schemes, tables, train
+from probe.commands import (
+    accept,
+    app,
+    audit,
+    bench,
+    causes,
+    choices,
+    eval,
+    figure,
+    models,
+    peers,
+    run,
+    schemes,
+    tables,
+    train,
+)
 from probe.commands.command import Command, Group, Parser
 from probe.commands.ending import exit_code, flags, stoppable
 
 COMMANDS: tuple[Command | Group, ...] = (
-    run.COMMAND, eval.COMMAND, audit.COMMAND, bench.COMMAND, peers.COMMAND, tables.COMMAND, figure.COMMAND,
-    models.COMMAND, schemes.COMMAND, choices.COMMAND, train.COMMAND, accept.COMMAND, app.COMMAND,
+    run.COMMAND, eval.COMMAND, causes.COMMAND, audit.COMMAND, bench.COMMAND, peers.COMMAND, tables.COMMAND,
+    figure.COMMAND, models.COMMAND, schemes.COMMAND, choices.COMMAND, train.COMMAND, accept.COMMAND, app.COMMAND,
 )  # fmt: skip
 
 

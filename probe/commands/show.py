@@ -137,6 +137,54 @@ def audit(result: Result[Any], json_only: bool) -> None:
     print(format_table(result.rows.to_json(), ("chunk", "layer", "head", "lost", "lost_early", "uniform")))
 
 
+def causes(result: Result[Any], json_only: bool) -> None:
+    """Rises by cause, a row per length and scheme, and what they come to."""
+    from probe.studies.causes import GAP, KEYS, WHOLE, split
+
+    if json_only:
+        as_json(result.to_json())
+        return
+    chosen, rows = result.settings, list(result.rows)
+    print(
+        f"model {chosen['model']}, window M = {chosen['window']}, {chosen['samples']} documents, the last "
+        f"{chosen['tail']} tokens, seed {chosen['seed']}\n"
+    )
+    cells = []
+    for scheme, length in dict.fromkeys((row.scheme, row.length) for row in rows):
+        mine = {row.cause: row for row in rows if (row.scheme, row.length) == (scheme, length)}
+        said = {cause: _rise(mine.get(cause)) for cause in (GAP, WHOLE, KEYS)}
+        cells.append({"scheme": scheme, "length": length, **said})
+    print(format_table(cells, ("scheme", "length", GAP, WHOLE, KEYS)))
+    print()
+    longest, ran = max(chosen["lengths"]), max(chosen["measured"], default=0)
+    lines = [
+        {
+            "scheme": one.scheme,
+            "fails, predicted": _between(one.predicted, longest),
+            "fails, measured": _between(one.measured, ran) if ran else "not run",
+            "due to distances": "" if one.distances is None else f"{one.distances:.0%}",
+        }
+        for one in split(rows, chosen["window"])
+    ]
+    print(format_table(lines, ("scheme", "fails, predicted", "fails, measured", "due to distances")))
+    print(
+        f"\nrises in nats per token [95% interval]; a failure is above {chosen['floor']:g} with its whole interval\n"
+        f"{GAP}: from passes no longer than the window; {WHOLE}: the long input; {KEYS}: with no distance beyond M"
+    )
+    for why in dict.fromkeys(row.untold for row in rows if row.untold):
+        print(f"cannot tell ({KEYS}): {why}")
+
+
+def _rise(row: Any) -> str:
+    if row is None:
+        return ""
+    return CANNOT_TELL if row.rise is None else f"{row.rise:.2f} [{row.low:.2f}, {row.high:.2f}]"
+
+
+def _between(found: tuple[int, int] | None, longest: int) -> str:
+    return f"none up to {longest}" if found is None else f"{found[0]} to {found[1]}"
+
+
 def bench(result: Result[Any], json_only: bool) -> None:
     """A benchmark as a Markdown table; a line on stderr warns of every unsteady row."""
     from probe.bench.rows import warnings

@@ -1,0 +1,55 @@
+"""`probe causes`: unseen distances or more keys than ever, and where the first will break the model."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from probe.commands import options, show
+from probe.commands.command import Command
+from probe.text import parse_numbers
+
+if TYPE_CHECKING:
+    from probe.results import Result
+
+
+def _options(parser: argparse.ArgumentParser) -> None:
+    options.add_model(parser)
+    options.add_scheme(parser, "origin,rerope")
+    parser.add_argument("--length", type=int, help="tokens of the longest input (default: 2M)")
+    options.add_lengths(parser, None, "M times 1.125, 1.25, 1.5, 2, 3, 4 and 8, up to --length, and --length")
+    parser.add_argument(
+        "--measure", type=int, metavar="TOKENS",
+        help="longest input that is really run, to compare with; 0: none, predict alone (default: all)",
+    )  # fmt: skip
+    options.add_samples(parser, 2, "shipped documents")
+    parser.add_argument("--tail", type=int, help="last tokens that a rise is a mean over (default: M/4)")
+    options.add_seed(parser, "of where the documents' windows end")
+    options.add_output(parser)
+
+
+def _run(args: argparse.Namespace) -> None:
+    from probe.results import carry_out, writable
+    from probe.schemes import check_texts
+    from probe.studies.causes import Causes
+
+    check_texts(args.scheme)
+    writable(args.out)
+    lengths = None if args.lengths is None else parse_numbers(args.lengths, "lengths", ())
+    length = max(lengths) if lengths and args.length is None else args.length
+    work = Causes(
+        options.load(args), args.scheme, length, args.samples, args.seed, args.measure, args.tail, lengths
+    )  # fmt: skip
+    with options.bar(args.quiet) as (progress, close):
+
+        def shown(result: Result[Any]) -> None:
+            close()
+            show.causes(result, args.json)
+
+        carry_out(work, args.out, lambda line: progress(len(work.rows) / work.total, line), shown)
+
+
+COMMAND = Command(
+    "causes", "unseen distances or more keys: why a model fails past its window, and where it will", _options, _run,
+    python="weavescope.load(...).causes(...)",
+)  # fmt: skip

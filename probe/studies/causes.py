@@ -1,0 +1,286 @@
+"""Why does a model fail past its window: distances that it has not seen, or more keys than ever? Told apart.
+
+Every number is a paired rise: nats per token on the last tokens of a text, less what the model as trained gives *the
+same tokens* without the keys that the window does not reach. A hard passage is in both, and so is no failure.
+
+Three things are done to those tokens. Under the scheme at the long length: the whole rise. With every distance folded
+back into the window and all the keys there: what more keys do. In a window of text whose middle is left out, so that
+the first tokens lie as far away as in the long input: what the distances do, for any length at the cost of a short
+pass. The last one is a prediction, since the long input is never run for it. It is compared with the same text without
+those first tokens, so that keys that merely go unseen (ALiBi's far ones, or those that a window drops) count as no
+harm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from probe.errors import FieldError
+from probe.models.load import LoadedModel
+from probe.provenance import Provenance
+from probe.results import Records, Result
+from probe.schemes import ORIGIN, Scheme, make_scheme, resolve_schemes
+from probe.schemes.cut_out import folded, without_middle
+from probe.seam.apply import apply_scheme, check_scheme
+from probe.tasks.documents import document_batch
+from probe.tasks.encoding import first_token
+from probe.tasks.nll import nll_per_position, not_finite
+from probe.thresholds.measured import NLL_FLOOR
+
+GAP, KEYS, WHOLE = "distances, predicted", "keys", "all"
+BLOCK = 64
+"""Tokens whose mean is one observation: those that stand together are alike."""
+RESAMPLES = 2000
+SHARES = (1.125, 1.25, 1.5, 2.0, 3.0, 4.0, 8.0)
+"""Lengths, in windows, at which distances are tried on the way to the one that is asked for."""
+
+
+@dataclass(frozen=True)
+class CauseRow:
+    """A rise under a scheme at a length, from one cause or from all.
+
+    Attributes:
+        scheme: its text.
+        length: tokens of the long input.
+        cause: "all", measured on the long input; "keys", the same with no distance beyond the window; "distances,
+            predicted", from a window of text with a gap in its positions.
+        rise: nats per token, paired with the trained model in its window; None where that could not be told.
+        low: lower end of its 95% interval, from resampled blocks of 64 tokens.
+        high: upper end.
+        untold: why there is no number.
+    """
+
+    scheme: str
+    length: int
+    cause: str
+    rise: float | None = None
+    low: float | None = None
+    high: float | None = None
+    untold: str | None = None
+
+    @property
+    def fails(self) -> bool:
+        """Whether the rise is a failure: above 0.2 nats with its whole interval."""
+        return self.low is not None and self.low > NLL_FLOOR
+
+
+def paired_interval(
+    differences: NDArray[np.float64], seed: int = 0, resamples: int = RESAMPLES
+) -> tuple[float, float, float]:
+    """Mean of paired differences with a 95% percentile bootstrap interval over blocks of `BLOCK` tokens.
+
+    Args:
+        differences: [samples, tokens], nats.
+        seed: of the resampling.
+        resamples: how many.
+
+    Returns:
+        (mean, low, high).
+    """
+    blocks = np.concatenate([
+        np.array([part.mean() for part in np.array_split(row, max(1, len(row) // BLOCK))]) for row in differences
+    ])  # fmt: skip
+    drawn = np.random.default_rng(seed).integers(len(blocks), size=(resamples, len(blocks)))
+    low, high = np.quantile(blocks[drawn].mean(1), (0.025, 0.975))
+    return float(differences.mean()), float(low), float(high)
+
+
+def lengths_up_to(window: int, length: int) -> tuple[int, ...]:
+    """Lengths past the window at which distances are tried, the last one the length asked for."""
+    return (*(round(share * window) for share in SHARES if share * window < length), length)
+
+
+def gap_for(window: int, length: int) -> tuple[int, int]:
+    """(first token behind the gap, tokens that are missing) for a window of text that stands for `length` tokens.
+
+    As many keys lie past the window as in the long input, up to half of them; the gap is what the length is more.
+    """
+    gap = length - window
+    return max(1, min(gap, window // 2)), gap
+
+
+@dataclass
+class Causes:
+    """The study of one model, under way: `rows` are those that are done.
+
+    Attributes:
+        loaded: the model.
+        schemes: text, objects or both; they are resolved to objects.
+        length: tokens of the longest input.
+        samples: texts.
+        seed: draws where they end.
+        measure: longest input that is really run, to compare with, tokens; 0 for none, so that nothing longer than the
+            window is; None for all.
+        tail: last tokens that the rise is a mean over; None for a quarter of the window.
+        lengths: None for those of `lengths_up_to`; measured are all of them.
+        rows: what is done.
+    """
+
+    loaded: LoadedModel
+    schemes: Any = ORIGIN
+    length: int | None = None
+    samples: int = 2
+    seed: int = 0
+    measure: int | None = None
+    tail: int | None = None
+    lengths: Sequence[int] | None = None
+    rows: list[CauseRow] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Check everything before anything runs.
+
+        Raises:
+            ProbeError: a length inside the window, a tail that does not fit, a scheme that does not fit the model.
+        """
+        window = self.loaded.window
+        self.length = 2 * window if self.length is None else self.length
+        if self.length <= window:
+            raise FieldError("length", f"more than the window of {window} tokens", self.length)
+        if self.samples < 1:
+            raise FieldError("samples", "at least 1", self.samples)
+        self.tail = max(1, window // 4) if self.tail is None else self.tail
+        if not 1 <= self.tail <= window // 2:
+            raise FieldError("tail", f"1 to {window // 2}, half of the window", self.tail)
+        self.lengths = lengths_up_to(window, self.length) if self.lengths is None else tuple(self.lengths)
+        if not self.lengths or min(self.lengths) <= window:
+            raise FieldError("lengths", f"some, all above the window of {window}", list(self.lengths))
+        self.schemes = resolve_schemes(self.schemes, window)
+        for scheme in self.schemes:
+            check_scheme(self.loaded.model, scheme)
+            for length in self.lengths:
+                scheme.weave_at(length)
+        self._texts(max((window, *self.measured)))
+
+    @property
+    def measured(self) -> tuple[int, ...]:
+        """The lengths that are really run."""
+        lengths = tuple(self.lengths or ())
+        return lengths if self.measure is None else tuple(length for length in lengths if length <= self.measure)
+
+    @property
+    def total(self) -> int:
+        """Rows that there will be."""
+        return len(self.schemes) * (len(self.lengths or ()) + 2 * len(self.measured))
+
+    def _texts(self, length: int) -> Int[Tensor, "samples length"]:
+        return document_batch(self.loaded, length, self.samples, self.seed)
+
+    def run(self) -> Iterator[str]:
+        """Fill `rows`; yields what each one was."""
+        window = self.loaded.window
+        short = self._texts(window)
+        trained = make_scheme(ORIGIN, window)
+        for length in self.lengths or ():
+            at, gap = gap_for(window, length)
+            alone = self._tails(trained, self._without_first(short, at))
+            for scheme in self.schemes:
+                self._add(scheme, length, GAP, self._tails(without_middle(scheme, at, gap), short), alone)
+                yield f"{scheme.spec} {length}"
+        base = self._tails(trained, short) if self.measured else torch.empty(0)
+        for length in self.measured:
+            ids = self._texts(length)
+            for scheme in self.schemes:
+                whole = self._tails(scheme, ids)
+                self._add(scheme, length, WHOLE, whole, base)
+                yield f"{scheme.spec} {length}"
+                self._add_keys(scheme, ids, whole, base)
+                yield f"{scheme.spec} {length} folded"
+
+    def _without_first(self, ids: Tensor, at: int) -> Tensor:
+        """The texts from token `at` on, behind what the tokenizer puts first."""
+        head = len(first_token(self.loaded.tokenizer, self.loaded.model.config).ids)
+        return torch.cat((ids[:, :head], ids[:, max(at, head) :]), dim=1)
+
+    def _add_keys(self, scheme: Scheme, ids: Tensor, whole: Tensor, base: Tensor) -> None:
+        length = ids.shape[1]
+        same = folded(scheme, length)
+        if same is None:
+            why = "its weave goes past the window by itself, so that there is no one way to fold it back"
+            self.rows.append(CauseRow(scheme.spec, length, KEYS, untold=why))
+            return
+        self._add(scheme, length, KEYS, whole if same is scheme else self._tails(same, ids), base)
+
+    def _add(self, scheme: Scheme, length: int, cause: str, values: Tensor, base: Tensor) -> None:
+        rise, low, high = paired_interval((values - base).numpy(), self.seed)
+        self.rows.append(CauseRow(scheme.spec, length, cause, rise, low, high))
+
+    def _tails(self, scheme: Scheme, ids: Tensor) -> Float[Tensor, "samples tail"]:
+        """NLL of the last tokens, float64 nats.
+
+        Raises:
+            ProbeError: it is NaN or infinite.
+        """
+        assert self.tail is not None
+        with apply_scheme(self.loaded.model, scheme), torch.no_grad():
+            rows = [nll_per_position(self.loaded.model, row.to(self.loaded.device)) for row in ids.split(1)]
+        found = torch.cat(rows)[:, -self.tail :].double()
+        if not bool(found.isfinite().all()):
+            raise not_finite(scheme.spec)
+        return found
+
+    def result(self, complete: bool) -> Result[CauseRow]:
+        """The rows so far, with what they were made with."""
+        settings = {
+            "model": self.loaded.name, "window": self.loaded.window,
+            "schemes": [scheme.spec for scheme in self.schemes], "length": self.length,
+            "lengths": list(self.lengths or ()), "samples": self.samples, "seed": self.seed, "tail": self.tail,
+            "input": "documents", "measured": list(self.measured), "floor": NLL_FLOOR,
+        }  # fmt: skip
+        return Result("causes", settings, Provenance.now(), Records(self.rows), complete)
+
+
+@dataclass(frozen=True)
+class Split:
+    """What one scheme's rows come to.
+
+    Attributes:
+        scheme: its text.
+        predicted: (last length that holds, first that fails) by the distances alone, from passes inside the window;
+            None for no failure up to the longest length.
+        measured: the same of the whole rise on long inputs; None for no failure up to the longest that was run.
+        distances: share of the rise at the longest length that was run which goes when distances are folded back into
+            the window, 0 to 1; None where there was no failure or it could not be told.
+    """
+
+    scheme: str
+    predicted: tuple[int, int] | None
+    measured: tuple[int, int] | None
+    distances: float | None
+
+
+def split(rows: Sequence[CauseRow], window: int) -> list[Split]:
+    """A line per scheme, in the order in which they came."""
+    found = []
+    for scheme in dict.fromkeys(row.scheme for row in rows):
+        mine = {(row.cause, row.length): row for row in rows if row.scheme == scheme}
+        ran = [length for cause, length in mine if cause == WHOLE]
+        share = None
+        if ran:
+            whole, keys = mine[WHOLE, max(ran)], mine.get((KEYS, max(ran)))
+            if whole.fails and whole.rise is not None and keys is not None and keys.rise is not None:
+                share = min(1.0, max(0.0, 1 - keys.rise / whole.rise))
+        predicted, measured = (failure_between(rows, scheme, cause, window) for cause in (GAP, WHOLE))
+        found.append(Split(scheme, predicted, measured, share))
+    return found
+
+
+def failure_between(rows: Sequence[CauseRow], scheme: str, cause: str, window: int) -> tuple[int, int] | None:
+    """(last length that holds, first that fails and does so at every length after it), None where the last one holds.
+
+    The window itself holds by definition.
+    """
+    mine = sorted((row.length, row.fails) for row in rows if row.scheme == scheme and row.cause == cause)
+    held = window
+    for n, (length, _) in enumerate(mine):
+        if all(fails for _, fails in mine[n:]):
+            return held, length
+        held = length
+    return None
