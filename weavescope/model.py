@@ -14,6 +14,7 @@ from probe.models.load import LoadedModel, load_model, wrap_model
 from probe.results import Result
 from probe.schemes import ORIGIN, Scheme, parse_scheme
 from probe.seam.apply import apply_scheme
+from probe.studies.causes import CauseRow, Causes
 from probe.studies.run import Numbers, RunSettings, SchemesAsked, run_probe
 from probe.tasks.audit import audit
 from probe.tasks.evaluate import Evaluation
@@ -261,6 +262,44 @@ class Model:
         work = self.evaluation(
             task, schemes, lengths=lengths, samples=samples, seed=seed, tail=tail, input=input, prompt=prompt
         )
+        for line in work.run():
+            if progress is not None:
+                progress(len(work.rows) / work.total, line)
+        return work.result(True)
+
+    def causes(
+        self,
+        schemes: SchemesAsked = "origin,rerope",
+        *,
+        length: int | None = None,
+        lengths: Sequence[int] | None = None,
+        measure: int | None = None,
+        samples: int = 2,
+        tail: int | None = None,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> Result[CauseRow]:
+        """Why the model fails past its window, and where it will: unseen distances, or more keys than ever.
+
+        Args:
+            schemes: text, objects or both.
+            length: tokens of the longest input; default 2M.
+            lengths: tokens; default M times 1.125, 1.25, 1.5, 2, 3, 4 and 8 below `length`, and `length`.
+            measure: longest input that is really run; 0 predicts alone, from passes no longer than the window. Default
+                all.
+            samples: shipped documents.
+            tail: last tokens that a rise is a mean over; default M/4.
+            seed: of where the documents' windows end.
+            progress: told how far it is.
+
+        Returns:
+            A row per scheme, length and cause.
+
+        Raises:
+            ProbeError: what does not fit the model.
+        """
+        longest = max(lengths) if lengths and length is None else length
+        work = Causes(self.loaded, schemes, longest, samples, seed, measure, tail, lengths)
         for line in work.run():
             if progress is not None:
                 progress(len(work.rows) / work.total, line)

@@ -51,6 +51,18 @@ def _mesa(args: argparse.Namespace) -> None:
     print(write(args.folder, args.window, args.length))
 
 
+def _causes_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=options.path, metavar="FILE", help="what --out of 'probe causes' wrote")
+    _folder(parser)
+
+
+def _causes(args: argparse.Namespace) -> None:
+    from probe.figures.causes import write
+    from probe.results import read
+
+    print(write(read(args.file), args.folder, args.file.stem))
+
+
 _WORDS = {"folder": "DIR"}
 COMMAND = Group(
     "figure", "draw the pictures of the documentation as SVG", "figure",
@@ -62,6 +74,10 @@ COMMAND = Group(
         Command(
             "run", "a run's likelihood by position, and which dimensions of which layers cross", _run_options, _of_run,
             python="probe.figures.run.write(...)", words=_WORDS,
+        ),
+        Command(
+            "causes", "rises by length and cause, a field per scheme", _causes_options, _causes,
+            python="probe.figures.causes.write(...)", words=_WORDS,
         ),
         Command(
             "mesa", "the chunk-triangular matrix of Mesa for a real split, as mesa.svg", _mesa_options, _mesa,

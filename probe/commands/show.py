@@ -140,6 +140,7 @@ def audit(result: Result[Any], json_only: bool) -> None:
 def causes(result: Result[Any], json_only: bool) -> None:
     """Rises by cause, a row per length and scheme, and what they come to."""
     from probe.studies.causes import GAP, KEYS, WHOLE, split
+    from probe.studies.tables import rise
 
     if json_only:
         as_json(result.to_json())
@@ -152,7 +153,7 @@ def causes(result: Result[Any], json_only: bool) -> None:
     cells = []
     for scheme, length in dict.fromkeys((row.scheme, row.length) for row in rows):
         mine = {row.cause: row for row in rows if (row.scheme, row.length) == (scheme, length)}
-        said = {cause: _rise(mine.get(cause)) for cause in (GAP, WHOLE, KEYS)}
+        said = {cause: rise(mine.get(cause)) for cause in (GAP, WHOLE, KEYS)}
         cells.append({"scheme": scheme, "length": length, **said})
     print(format_table(cells, ("scheme", "length", GAP, WHOLE, KEYS)))
     print()
@@ -173,12 +174,6 @@ def causes(result: Result[Any], json_only: bool) -> None:
     )
     for why in dict.fromkeys(row.untold for row in rows if row.untold):
         print(f"cannot tell ({KEYS}): {why}")
-
-
-def _rise(row: Any) -> str:
-    if row is None:
-        return ""
-    return CANNOT_TELL if row.rise is None else f"{row.rise:.2f} [{row.low:.2f}, {row.high:.2f}]"
 
 
 def _between(found: tuple[int, int] | None, longest: int) -> str:

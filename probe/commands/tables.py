@@ -19,7 +19,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=options.path,
         metavar="FILE",
-        help="what --out of eval, bench or peers wrote, or audit --json printed",
+        help="what --out of eval, causes, bench or peers wrote, or audit --json printed",
     )
 
 
@@ -27,9 +27,13 @@ def kinds() -> dict[str, Markdown]:
     """What makes Markdown of a result, by its kind."""
     from probe.bench import tables as bench
     from probe.peers import tables as peers
+    from probe.studies import tables as studies
     from probe.tasks import tables as tasks
 
-    return {"audit": tasks.audit_markdown, "bench": bench.markdown, "eval": tasks.markdown, "peers": peers.markdown}
+    return {
+        "audit": tasks.audit_markdown, "bench": bench.markdown, "causes": studies.causes_markdown,
+        "eval": tasks.markdown, "peers": peers.markdown,
+    }  # fmt: skip
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -47,6 +51,6 @@ def _run(args: argparse.Namespace) -> None:
 
 
 COMMAND = Command(
-    "tables", "make Markdown tables of the results of eval, audit, bench and peers", _options, _run,
+    "tables", "make Markdown tables of the results of eval, causes, audit, bench and peers", _options, _run,
     python="weavescope results show themselves; .to_pandas()",
 )  # fmt: skip

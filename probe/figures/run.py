@@ -33,12 +33,14 @@ def binned(values: NDArray[np.float64], bins: int = POINTS) -> tuple[NDArray[np.
     return middle, np.array([values[start:stop].mean() for start, stop in pairs])
 
 
-def _text(x: float, y: float, said: str, **style: str) -> str:
+def text(x: float, y: float, said: str, **style: str) -> str:
+    """A piece of text in SVG; `style` are its attributes, an underscore for every hyphen."""
     more = "".join(f' {name.replace("_", "-")}="{value}"' for name, value in style.items())
     return f'<text x="{x:.1f}" y="{y:.1f}"{more}>{escape(said)}</text>'
 
 
-def _page(width: int, height: int, title: str, parts: Sequence[str]) -> str:
+def page(width: int, height: int, title: str, parts: Sequence[str]) -> str:
+    """A whole SVG page of these parts, with a title that screen readers say."""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
         f'font-size="12" fill="#333" role="img"><title>{escape(title)}</title>'
@@ -86,23 +88,23 @@ def likelihood_svg(
     parts = []
     for nats in np.arange(np.ceil(low), top + 1e-9):
         parts.append(f'<path d="M{LEFT} {y_of(nats):.1f}H{WIDTH - RIGHT}" stroke="#e5e5e5"/>')
-        parts.append(_text(LEFT - 8, y_of(nats) + 4, f"{nats:g}", text_anchor="end"))
+        parts.append(text(LEFT - 8, y_of(nats) + 4, f"{nats:g}", text_anchor="end"))
     for times in np.arange(0, info.input.length / info.window + 1e-9, 0.5):
         x = LEFT + times * info.window * across
-        parts.append(_text(x, HEIGHT - BOTTOM + 18, f"{times:g}M" if times else "0", text_anchor="middle"))
+        parts.append(text(x, HEIGHT - BOTTOM + 18, f"{times:g}M" if times else "0", text_anchor="middle"))
     edge = LEFT + info.window * across
     parts.append(f'<path d="M{edge:.1f} {TOP}V{HEIGHT - BOTTOM}" stroke="#777" stroke-dasharray="5 4"/>')
     ends = sorted(shown, key=lambda scheme: y_of(lines[scheme][1][-1]))
     places = _spread([y_of(lines[scheme][1][-1]) for scheme in ends])
     for scheme, y in zip(ends, places, strict=True):
-        parts.append(_text(WIDTH - RIGHT + 6, y + 4, scheme, fill=scheme_colour(scheme)))
+        parts.append(text(WIDTH - RIGHT + 6, y + 4, scheme, fill=scheme_colour(scheme)))
     for scheme, (x, values) in lines.items():
         points = " ".join(f"{LEFT + a * across:.1f},{y_of(b):.1f}" for a, b in zip(x, values, strict=True))
         colour = scheme_colour(scheme)
         parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.6"/>')
-    parts.append(_text(LEFT, 18, f"{info.model}: nats per token by position, {info.input.spec}, M = {info.window}"))
-    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, "position", text_anchor="middle"))
-    return _page(WIDTH, HEIGHT, "Likelihood by position", parts)
+    parts.append(text(LEFT, 18, f"{info.model}: nats per token by position, {info.input.spec}, M = {info.window}"))
+    parts.append(text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, "position", text_anchor="middle"))
+    return page(WIDTH, HEIGHT, "Likelihood by position", parts)
 
 
 def crossings_svg(run: Run, schemes: Sequence[str] | None = None) -> str:
@@ -122,18 +124,18 @@ def crossings_svg(run: Run, schemes: Sequence[str] | None = None) -> str:
     wide, high = cell * len(info.dims), cell * len(info.layers)
     columns = max(1, min(len(shown), ACROSS // (wide + gap)))
     width, height = 40 + columns * (wide + gap), 30 + -(-len(shown) // columns) * (high + gap)
-    parts = [_text(40, 16, f"{info.model}: dimensions that cross, {info.input.spec}, {info.input.length} tokens")]
+    parts = [text(40, 16, f"{info.model}: dimensions that cross, {info.input.spec}, {info.input.length} tokens")]
     for number, scheme in enumerate(shown):
         left, top = 40 + number % columns * (wide + gap), 50 + number // columns * (high + gap)
         mine = [verdict for verdict in verdicts if verdict.scheme == scheme and verdict.site == info.sites[0]]
         count = sum(verdict.predicted is not None for verdict in mine)
-        parts.append(_text(left, top - 6, f"{scheme}: {count} of {len(mine)}", fill=scheme_colour(scheme)))
+        parts.append(text(left, top - 6, f"{scheme}: {count} of {len(mine)}", fill=scheme_colour(scheme)))
         parts.append(f'<rect x="{left}" y="{top}" width="{wide}" height="{high}" fill="#f4f4f4" stroke="#bbb"/>')
         parts += [_cell(verdict, info, left, top, cell) for verdict in mine]
         for row, layer in enumerate(info.layers):
             if layer == info.layers[0] or layer % 5 == 0:
-                parts.append(_text(left - 4, top + row * cell + 8, str(layer), text_anchor="end", font_size="10"))
-    return _page(width, height, "Dimensions that cross, by layer", parts)
+                parts.append(text(left - 4, top + row * cell + 8, str(layer), text_anchor="end", font_size="10"))
+    return page(width, height, "Dimensions that cross, by layer", parts)
 
 
 def _cell(verdict: Verdict, info: RunInfo, left: int, top: int, cell: int) -> str:
@@ -166,6 +168,6 @@ def write(
         folder / f"{run.path.name}-likelihood.svg": likelihood_svg(run, schemes, most, bins),
         folder / f"{run.path.name}-crossings.svg": crossings_svg(run, schemes),
     }
-    for path, text in made.items():
-        path.write_text(text, encoding="utf-8")
+    for path, drawn in made.items():
+        path.write_text(drawn, encoding="utf-8")
     return list(made)
