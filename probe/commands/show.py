@@ -168,12 +168,26 @@ def causes(result: Result[Any], json_only: bool) -> None:
         for one in split(rows, chosen["window"])
     ]
     print(format_table(lines, ("scheme", "fails, predicted", "fails, measured", "due to distances")))
+    if ran:
+        _agreement(rows, chosen["window"])
     print(
         f"\nrises in nats per token [95% interval]; a failure is above {chosen['floor']:g} with its whole interval\n"
         f"{GAP}: from passes no longer than the window; {WHOLE}: the long input; {KEYS}: with no distance beyond M"
     )
     for why in dict.fromkeys(row.untold for row in rows if row.untold):
         print(f"cannot tell ({KEYS}): {why}")
+
+
+def _agreement(rows: Sequence[Any], window: int) -> None:
+    """How the predictions went with what was measured."""
+    from probe.studies.causes import agreement
+
+    found = agreement(rows, window)
+    order = "" if found.auroc is None else f", AUROC {found.auroc:.2f}"
+    print(
+        f"\nof {found.pairs} pairs of scheme and length {found.failing} fail, {found.hits} of them predicted"
+        f"; false alarms: {found.false_alarms} of {found.pairs - found.failing}{order}"
+    )
 
 
 def _between(found: tuple[int, int] | None, longest: int) -> str:

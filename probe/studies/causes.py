@@ -13,6 +13,7 @@ harm.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
+from scipy.stats import mannwhitneyu
 from torch import Tensor
 
 from probe.errors import FieldError
@@ -101,7 +103,8 @@ def lengths_up_to(window: int, length: int) -> tuple[int, ...]:
 def gap_for(window: int, length: int) -> tuple[int, int]:
     """(first token behind the gap, tokens that are missing) for a window of text that stands for `length` tokens.
 
-    As many keys lie past the window as in the long input, up to half of them; the gap is what the length is more.
+    As many keys lie past the window as in the long input, up to half of them; the gap is what the length is more. (In
+    several stretches over the long input, in place of one at its beginning, the far keys predict worse: see the docs.)
     """
     gap = length - window
     return max(1, min(gap, window // 2)), gap
@@ -270,6 +273,49 @@ def split(rows: Sequence[CauseRow], window: int) -> list[Split]:
         predicted, measured = (failure_between(rows, scheme, cause, window) for cause in (GAP, WHOLE))
         found.append(Split(scheme, predicted, measured, share))
     return found
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well the predictions went with what was measured, over all schemes and lengths that were run.
+
+    Attributes:
+        pairs: (scheme, length) with both.
+        failing: how many of them fail, measured.
+        auroc: chance that a failing pair has the higher predicted rise than one that holds; None where all do, or none.
+        hits: failing pairs whose failure is predicted.
+        false_alarms: pairs that hold and whose failure is predicted.
+        median_octaves: median |log2| of the ratio of the predicted first failing length to the measured one, over the
+            schemes for which both are known; None where there is none.
+    """
+
+    pairs: int
+    failing: int
+    auroc: float | None
+    hits: int
+    false_alarms: int
+    median_octaves: float | None
+
+
+def agreement(rows: Sequence[CauseRow], window: int) -> Agreement:
+    """Predicted against measured; ties in the AUROC count a half (Mann-Whitney)."""
+    found = {(row.scheme, row.length, row.cause): row for row in rows}
+    both = [(found[scheme, length, GAP], row) for (scheme, length, cause), row in found.items() if cause == WHOLE]
+    bad, good = ([gap.rise or 0.0 for gap, whole in both if whole.fails == fails] for fails in (True, False))
+    auroc = float(mannwhitneyu(bad, good).statistic) / (len(bad) * len(good)) if bad and good else None
+    octaves = [
+        abs(math.log2(one.predicted[1] / one.measured[1]))
+        for one in split(rows, window)
+        if one.predicted is not None and one.measured is not None
+    ]
+    return Agreement(
+        pairs=len(both),
+        failing=len(bad),
+        auroc=auroc,
+        hits=sum(gap.fails and whole.fails for gap, whole in both),
+        false_alarms=sum(gap.fails and not whole.fails for gap, whole in both),
+        median_octaves=float(np.median(octaves)) if octaves else None,
+    )
 
 
 def failure_between(rows: Sequence[CauseRow], scheme: str, cause: str, window: int) -> tuple[int, int] | None:

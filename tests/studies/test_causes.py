@@ -21,6 +21,7 @@ from probe.studies.causes import (
     WHOLE,
     CauseRow,
     Causes,
+    agreement,
     failure_between,
     gap_for,
     lengths_up_to,
@@ -132,6 +133,25 @@ def test_a_failure_lasts_to_the_end() -> None:
     assert failure_between(made(0.3, 0.1, 0.3), "s", WHOLE, 512) == (700, 800)
     assert failure_between(made(0.3, 0.3, 0.3), "s", WHOLE, 512) == (512, 600)
     assert failure_between(made(0.3, 0.3, 0.1), "s", WHOLE, 512) is None
+
+
+def test_agreement_counts_and_orders_as_scikit_learn_would() -> None:
+    """AUROC by its definition: the share of (failing, holding) pairs in the right order, ties a half."""
+    rng = np.random.default_rng(0)
+    rows, bad, good = [], [], []
+    for n in range(40):
+        predicted, fails = float(round(rng.normal(0.3, 0.4), 1)), bool(rng.random() < 0.4)
+        low = 0.5 if fails else 0.0
+        rows.append(CauseRow(f"s{n}", 600, GAP, predicted, predicted - 0.1, predicted + 0.1))
+        rows.append(CauseRow(f"s{n}", 600, WHOLE, low, low, low))
+        (bad if fails else good).append(predicted)
+    found = agreement(rows, 512)
+    right = [(a > b) + 0.5 * (a == b) for a in bad for b in good]
+    assert found.auroc == pytest.approx(np.mean(right))
+    assert (found.pairs, found.failing) == (40, len(bad))
+    assert found.hits == sum(a - 0.1 > 0.2 for a in bad) and found.false_alarms == sum(b - 0.1 > 0.2 for b in good)
+    assert found.median_octaves == 0  # one length alone
+    assert agreement([row for row in rows if row.scheme == "s0"], 512).auroc is None
 
 
 def test_lengths_lead_up_to_the_one_asked_for() -> None:
