@@ -139,7 +139,7 @@ def audit(result: Result[Any], json_only: bool) -> None:
 
 def causes(result: Result[Any], json_only: bool) -> None:
     """Rises by cause, a row per length and scheme, and what they come to."""
-    from probe.studies.causes import GAP, KEYS, WHOLE, split
+    from probe.studies.causes import COPIES, GAP, KEYS, WHOLE, split
     from probe.studies.tables import rise
 
     if json_only:
@@ -153,9 +153,9 @@ def causes(result: Result[Any], json_only: bool) -> None:
     cells = []
     for scheme, length in dict.fromkeys((row.scheme, row.length) for row in rows):
         mine = {row.cause: row for row in rows if (row.scheme, row.length) == (scheme, length)}
-        said = {cause: rise(mine.get(cause)) for cause in (GAP, WHOLE, KEYS)}
+        said = {cause: rise(mine.get(cause)) for cause in (GAP, COPIES, WHOLE, KEYS)}
         cells.append({"scheme": scheme, "length": length, **said})
-    print(format_table(cells, ("scheme", "length", GAP, WHOLE, KEYS)))
+    print(format_table(cells, ("scheme", "length", GAP, COPIES, WHOLE, KEYS)))
     print()
     longest, ran = max(chosen["lengths"]), max(chosen["measured"], default=0)
     lines = [
@@ -172,10 +172,10 @@ def causes(result: Result[Any], json_only: bool) -> None:
         _agreement(rows, chosen["window"])
     print(
         f"\nrises in nats per token [95% interval]; a failure is above {chosen['floor']:g} with its whole interval\n"
-        f"{GAP}: from passes no longer than the window; {WHOLE}: the long input; {KEYS}: with no distance beyond M"
+        f"predicted: from passes no longer than the window; {WHOLE}: the long input; {KEYS}: with no distance beyond M"
     )
-    for why in dict.fromkeys(row.untold for row in rows if row.untold):
-        print(f"cannot tell ({KEYS}): {why}")
+    for scheme, cause, why in dict.fromkeys((row.scheme, row.cause, row.untold) for row in rows if row.untold):
+        print(f"cannot tell ({scheme}, {cause}): {why}")
 
 
 def _agreement(rows: Sequence[Any], window: int) -> None:

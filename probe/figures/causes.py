@@ -13,8 +13,13 @@ from probe.figures.style import THRESHOLD_COLOUR, scheme_colour
 
 WIDE, HIGH, LEFT, TOP, GAP_X, GAP_Y = 250, 190, 46, 62, 40, 58
 COLUMNS = 3
-KINDS = (("all", ""), ("keys", "2 3"), ("distances, predicted", "7 4"))
-"""Causes as the result names them, each with the dashes of its line."""
+KINDS = {
+    "all": ("measured", ""),
+    "keys": ("measured, distances folded back", "2 3"),
+    "distances, predicted": ("distances, predicted", "7 4"),
+    "keys, predicted": ("keys, predicted", "7 3 2 3"),
+}
+"""Causes as the result names them: what they are called here, and the dashes of their lines."""
 
 
 def causes_svg(result: Mapping[str, Any]) -> str:
@@ -38,7 +43,7 @@ def causes_svg(result: Mapping[str, Any]) -> str:
     scale = _Scale(max(ends), low, high)
     columns = min(COLUMNS, len(schemes))
     height = TOP + -(-len(schemes) // columns) * (HIGH + GAP_Y)
-    width = max(560, LEFT + columns * (WIDE + GAP_X))
+    width = max(620, LEFT + columns * (WIDE + GAP_X))
     title = f"{model}, M = {window}: rise in nats per token over the trained model in its window"
     parts = [text(LEFT, 18, title), *_key()]
     for number, scheme in enumerate(schemes):
@@ -52,8 +57,7 @@ def causes_svg(result: Mapping[str, Any]) -> str:
 def _key() -> list[str]:
     """What the lines are."""
     parts, x = [], LEFT
-    for kind, dashes in KINDS:
-        said = {"all": "measured", "keys": "measured, distances folded back", "distances, predicted": kind}[kind]
+    for said, dashes in KINDS.values():
         parts.append(f'<path d="M{x} 34h26" stroke="#333" stroke-width="1.6" stroke-dasharray="{dashes}"/>')
         parts.append(text(x + 32, 38, said, font_size="11"))
         x += 48 + 6 * len(said)
@@ -90,7 +94,7 @@ def _field(scheme: str, rows: Sequence[Mapping[str, Any]], window: int, floor: f
         if x - last > 30:  # names of lengths that stand close would overlap
             parts.append(text(x, HIGH + 16, f"{length / window:g}M", text_anchor="middle", font_size="11"))
             last = x
-    for kind, dashes in KINDS:
+    for kind, (_, dashes) in KINDS.items():
         mine = sorted((row for row in rows if row["cause"] == kind), key=lambda row: row["length"])
         places = [(scale.x(math.log2(row["length"] / window)), row) for row in mine]
         line = " ".join(f"{x:.1f},{scale.y(row['rise']):.1f}" for x, row in places)

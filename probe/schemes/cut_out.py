@@ -97,7 +97,7 @@ class _Seen(Visibility):
 
 
 @dataclass(frozen=True)
-class _Stretched(Frequencies):
+class Stretched(Frequencies):
     """Frequencies of the long input."""
 
     inner: Frequencies
@@ -110,7 +110,7 @@ class _Stretched(Frequencies):
 
 
 @dataclass(frozen=True)
-class _Tempered(Scale):
+class Tempered(Scale):
     """A temperature of the long input."""
 
     inner: Scale
@@ -145,10 +145,10 @@ def without_middle(scheme: Scheme, at: int, gap: int) -> Scheme:
     return replace(
         scheme,
         spec=f"{scheme.spec} without {gap} before {at}",
-        frequencies=as_trained if type(as_trained) is Frequencies else _Stretched(as_trained, gap),
+        frequencies=as_trained if type(as_trained) is Frequencies else Stretched(as_trained, gap),
         weave=lambda extent: CutOut(scheme.weave_at(*longer(extent)), cut),
         visibility=lambda extent: _Seen(scheme.visibility_at(*longer(extent)), cut),
-        scale=plain if type(plain) is Scale else _Tempered(plain, cut),
+        scale=plain if type(plain) is Scale else Tempered(plain, cut),
     )
 
 

@@ -3,12 +3,12 @@
 Every number is a paired rise: nats per token on the last tokens of a text, less what the model as trained gives *the
 same tokens* without the keys that the window does not reach. A hard passage is in both, and so is no failure.
 
-Three things are done to those tokens. Under the scheme at the long length: the whole rise. With every distance folded
+Four things are done to those tokens. Under the scheme at the long length: the whole rise. With every distance folded
 back into the window and all the keys there: what more keys do. In a window of text whose middle is left out, so that
-the first tokens lie as far away as in the long input: what the distances do, for any length at the cost of a short
-pass. The last one is a prediction, since the long input is never run for it. It is compared with the same text without
-those first tokens, so that keys that merely go unseen (ALiBi's far ones, or those that a window drops) count as no
-harm.
+the first tokens lie as far away as in the long input: what the distances do. In a window of text whose first tokens
+count several times, each at its own place: what more keys do. The last two are predictions, for any length at the cost
+of a short pass: the long input is never run for them. The first of them is compared with the same text without those
+first tokens, so that keys that merely go unseen (ALiBi's far ones, or those that a window drops) count as no harm.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from probe.models.load import LoadedModel
 from probe.provenance import Provenance
 from probe.results import Records, Result
 from probe.schemes import ORIGIN, Scheme, make_scheme, resolve_schemes
+from probe.schemes.copies import with_copies
 from probe.schemes.cut_out import folded, without_middle
 from probe.seam.apply import apply_scheme, check_scheme
 from probe.tasks.documents import document_batch
@@ -37,7 +38,8 @@ from probe.tasks.encoding import first_token
 from probe.tasks.nll import nll_per_position, not_finite
 from probe.thresholds.measured import NLL_FLOOR
 
-GAP, KEYS, WHOLE = "distances, predicted", "keys", "all"
+GAP, COPIES = "distances, predicted", "keys, predicted"
+KEYS, WHOLE = "keys", "all"
 BLOCK = 64
 """Tokens whose mean is one observation: those that stand together are alike."""
 RESAMPLES = 2000
@@ -53,7 +55,8 @@ class CauseRow:
         scheme: its text.
         length: tokens of the long input.
         cause: "all", measured on the long input; "keys", the same with no distance beyond the window; "distances,
-            predicted", from a window of text with a gap in its positions.
+            predicted", from a window of text with a gap in its positions; "keys, predicted", from one whose first
+            tokens count several times.
         rise: nats per token, paired with the trained model in its window; None where that could not be told.
         low: lower end of its 95% interval, from resampled blocks of 64 tokens.
         high: upper end.
@@ -108,6 +111,13 @@ def gap_for(window: int, length: int) -> tuple[int, int]:
     """
     gap = length - window
     return max(1, min(gap, window // 2)), gap
+
+
+def copies_for(window: int, length: int) -> tuple[int, int]:
+    """(tokens that count several times, how often) for a window of text that stands for `length` tokens in keys."""
+    at, more = gap_for(window, length)
+    at = max(2, at)
+    return at, 1 + max(1, round(more / (at - 1)))
 
 
 @dataclass
@@ -171,7 +181,7 @@ class Causes:
     @property
     def total(self) -> int:
         """Rows that there will be."""
-        return len(self.schemes) * (len(self.lengths or ()) + 2 * len(self.measured))
+        return 2 * len(self.schemes) * (len(self.lengths or ()) + len(self.measured))
 
     def _texts(self, length: int) -> Int[Tensor, "samples length"]:
         return document_batch(self.loaded, length, self.samples, self.seed)
@@ -181,13 +191,15 @@ class Causes:
         window = self.loaded.window
         short = self._texts(window)
         trained = make_scheme(ORIGIN, window)
+        base = self._tails(trained, short)
         for length in self.lengths or ():
             at, gap = gap_for(window, length)
             alone = self._tails(trained, self._without_first(short, at))
             for scheme in self.schemes:
                 self._add(scheme, length, GAP, self._tails(without_middle(scheme, at, gap), short), alone)
-                yield f"{scheme.spec} {length}"
-        base = self._tails(trained, short) if self.measured else torch.empty(0)
+                yield f"{scheme.spec} {length} with a gap"
+                self._add_copies(scheme, length, short, base)
+                yield f"{scheme.spec} {length} with copies"
         for length in self.measured:
             ids = self._texts(length)
             for scheme in self.schemes:
@@ -196,6 +208,17 @@ class Causes:
                 yield f"{scheme.spec} {length}"
                 self._add_keys(scheme, ids, whole, base)
                 yield f"{scheme.spec} {length} folded"
+
+    def _add_copies(self, scheme: Scheme, length: int, short: Tensor, base: Tensor) -> None:
+        if getattr(self.loaded.model.config, "attn_logit_softcapping", None):
+            copied, why = None, "scores are soft-capped, and no kernel for them takes a key several times"
+        else:
+            copied = with_copies(scheme, *copies_for(self.loaded.window, length))
+            why = "the keys that a query sees under it do not grow with the length alone"
+        if copied is None:
+            self.rows.append(CauseRow(scheme.spec, length, COPIES, untold=why))
+        else:
+            self._add(scheme, length, COPIES, self._tails(copied, short), base)
 
     def _without_first(self, ids: Tensor, at: int) -> Tensor:
         """The texts from token `at` on, behind what the tokenizer puts first."""
@@ -246,8 +269,8 @@ class Split:
 
     Attributes:
         scheme: its text.
-        predicted: (last length that holds, first that fails) by the distances alone, from passes inside the window;
-            None for no failure up to the longest length.
+        predicted: (last length that holds, first that fails) by either cause, from passes inside the window; None for
+            no failure up to the longest length.
         measured: the same of the whole rise on long inputs; None for no failure up to the longest that was run.
         distances: share of the rise at the longest length that was run which goes when distances are folded back into
             the window, 0 to 1; None where there was no failure or it could not be told.
@@ -270,7 +293,8 @@ def split(rows: Sequence[CauseRow], window: int) -> list[Split]:
             whole, keys = mine[WHOLE, max(ran)], mine.get((KEYS, max(ran)))
             if whole.fails and whole.rise is not None and keys is not None and keys.rise is not None:
                 share = min(1.0, max(0.0, 1 - keys.rise / whole.rise))
-        predicted, measured = (failure_between(rows, scheme, cause, window) for cause in (GAP, WHOLE))
+        predicted = failure_between(rows, scheme, (GAP, COPIES), window)
+        measured = failure_between(rows, scheme, (WHOLE,), window)
         found.append(Split(scheme, predicted, measured, share))
     return found
 
@@ -298,10 +322,19 @@ class Agreement:
 
 
 def agreement(rows: Sequence[CauseRow], window: int) -> Agreement:
-    """Predicted against measured; ties in the AUROC count a half (Mann-Whitney)."""
-    found = {(row.scheme, row.length, row.cause): row for row in rows}
-    both = [(found[scheme, length, GAP], row) for (scheme, length, cause), row in found.items() if cause == WHOLE]
-    bad, good = ([gap.rise or 0.0 for gap, whole in both if whole.fails == fails] for fails in (True, False))
+    """Predicted against measured. The larger rise of the two causes orders, and either failing predicts a failure; ties
+    in the AUROC count a half (Mann-Whitney).
+    """
+    both = []
+    for whole in (row for row in rows if row.cause == WHOLE):
+        guesses = [
+            row
+            for row in rows
+            if (row.scheme, row.length) == (whole.scheme, whole.length) and row.cause in (GAP, COPIES)
+        ]
+        rise = max(row.rise for row in guesses if row.rise is not None)
+        both.append((rise, any(row.fails for row in guesses), whole.fails))
+    bad, good = ([rise for rise, _, fails in both if fails == wanted] for wanted in (True, False))
     auroc = float(mannwhitneyu(bad, good).statistic) / (len(bad) * len(good)) if bad and good else None
     octaves = [
         abs(math.log2(one.predicted[1] / one.measured[1]))
@@ -312,21 +345,26 @@ def agreement(rows: Sequence[CauseRow], window: int) -> Agreement:
         pairs=len(both),
         failing=len(bad),
         auroc=auroc,
-        hits=sum(gap.fails and whole.fails for gap, whole in both),
-        false_alarms=sum(gap.fails and not whole.fails for gap, whole in both),
+        hits=sum(said and fails for _, said, fails in both),
+        false_alarms=sum(said and not fails for _, said, fails in both),
         median_octaves=float(np.median(octaves)) if octaves else None,
     )
 
 
-def failure_between(rows: Sequence[CauseRow], scheme: str, cause: str, window: int) -> tuple[int, int] | None:
-    """(last length that holds, first that fails and does so at every length after it), None where the last one holds.
+def failure_between(
+    rows: Sequence[CauseRow], scheme: str, causes: Sequence[str], window: int
+) -> tuple[int, int] | None:
+    """(last length that holds, first that fails by one of the causes and does so at every length after it), None where
+    the last one holds.
 
     The window itself holds by definition.
     """
-    mine = sorted((row.length, row.fails) for row in rows if row.scheme == scheme and row.cause == cause)
+    mine = [row for row in rows if row.scheme == scheme and row.cause in causes]
+    lengths = sorted({row.length for row in mine})
+    failing = [any(row.fails for row in mine if row.length == length) for length in lengths]
     held = window
-    for n, (length, _) in enumerate(mine):
-        if all(fails for _, fails in mine[n:]):
+    for n, length in enumerate(lengths):
+        if all(failing[n:]):
             return held, length
         held = length
     return None

@@ -7,7 +7,7 @@ from typing import Any
 
 from probe.errors import ProbeError
 from probe.results import pipe_table
-from probe.studies.causes import GAP, KEYS, WHOLE, CauseRow
+from probe.studies.causes import COPIES, GAP, KEYS, WHOLE, CauseRow
 
 CANNOT_TELL = "cannot tell"
 
@@ -39,9 +39,9 @@ def causes_markdown(result: Mapping[str, Any]) -> str:
         for scheme in dict.fromkeys(row.scheme for row in rows):
             for length in dict.fromkeys(row.length for row in rows if row.scheme == scheme):
                 mine = {row.cause: row for row in rows if (row.scheme, row.length) == (scheme, length)}
-                said = [rise(mine.get(cause)) for cause in (GAP, WHOLE, KEYS)]
+                said = [rise(mine.get(cause)) for cause in (GAP, COPIES, WHOLE, KEYS)]
                 cells.append([f"`{scheme}`", f"{length} ({length / window:g}M)", *said])
     except (KeyError, TypeError):
         raise ProbeError("expected the JSON of probe causes") from None
-    titles = ["scheme", "tokens", "predicted by distances", "measured", "distances folded back"]
-    return caption + "\n\n" + pipe_table(titles, cells, [False, True, True, True, True])
+    titles = ["scheme", "tokens", "distances, predicted", "keys, predicted", "measured", "distances folded back"]
+    return caption + "\n\n" + pipe_table(titles, cells, [False, True, True, True, True, True])

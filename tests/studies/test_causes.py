@@ -16,6 +16,7 @@ from probe.models.load import LoadedModel, load_model
 from probe.schemes import parse_scheme
 from probe.seam.apply import apply_scheme
 from probe.studies.causes import (
+    COPIES,
     GAP,
     KEYS,
     WHOLE,
@@ -42,9 +43,9 @@ def rope() -> LoadedModel:
 @pytest.fixture(scope="module")
 def rows(rope: LoadedModel) -> list[CauseRow]:
     work = Causes(rope, "origin,rerope", samples=3, seed=1, lengths=LENGTHS, length=2048)
-    assert work.total == 12
+    assert work.total == 16
     list(work.run())
-    assert len(work.rows) == 12 and work.result(True).settings["measured"] == list(LENGTHS)
+    assert len(work.rows) == 16 and work.result(True).settings["measured"] == list(LENGTHS)
     return work.rows
 
 
@@ -94,9 +95,12 @@ def test_rises_are_those_of_passes_made_by_hand(rope: LoadedModel, rows: list[Ca
 def test_a_model_without_positions_fails_by_keys_alone() -> None:
     work = Causes(load_model("nope"), "origin", samples=3, seed=1, lengths=LENGTHS, length=2048)
     list(work.run())
-    whole, keys, gap = (one(work.rows, "origin", cause, 2048) for cause in (WHOLE, KEYS, GAP))
+    whole, keys, gap, copies = (one(work.rows, "origin", cause, 2048) for cause in (WHOLE, KEYS, GAP, COPIES))
+    assert copies.fails and copies.rise == pytest.approx(whole.rise, rel=0.3)
+    assert not one(work.rows, "origin", COPIES, 640).fails
     assert whole.fails and not gap.fails and keys.rise == pytest.approx(whole.rise, abs=1e-6)
-    assert split(work.rows, 512)[0].distances == pytest.approx(0, abs=1e-6)
+    (found,) = split(work.rows, 512)
+    assert found.distances == pytest.approx(0, abs=1e-6) and found.predicted == found.measured == (640, 2048)
 
 
 def test_a_prediction_runs_nothing_past_the_window(rope: LoadedModel) -> None:
@@ -105,7 +109,7 @@ def test_a_prediction_runs_nothing_past_the_window(rope: LoadedModel) -> None:
     work = Causes(rope, "origin", length=100_000, lengths=[100_000], samples=1, measure=0)
     list(work.run())
     handle.remove()
-    assert max(seen) == 512 and [row.cause for row in work.rows] == [GAP]
+    assert max(seen) == 512 and [row.cause for row in work.rows] == [GAP, COPIES]
     assert split(work.rows, 512)[0].measured is None and work.result(True).settings["measured"] == []
 
 
@@ -130,9 +134,9 @@ def test_a_failure_lasts_to_the_end() -> None:
     def made(*lows: float) -> list[CauseRow]:
         return [CauseRow("s", length, WHOLE, low, low, low) for length, low in zip((600, 700, 800), lows, strict=True)]
 
-    assert failure_between(made(0.3, 0.1, 0.3), "s", WHOLE, 512) == (700, 800)
-    assert failure_between(made(0.3, 0.3, 0.3), "s", WHOLE, 512) == (512, 600)
-    assert failure_between(made(0.3, 0.3, 0.1), "s", WHOLE, 512) is None
+    assert failure_between(made(0.3, 0.1, 0.3), "s", [WHOLE], 512) == (700, 800)
+    assert failure_between(made(0.3, 0.3, 0.3), "s", [WHOLE], 512) == (512, 600)
+    assert failure_between(made(0.3, 0.3, 0.1), "s", [WHOLE], 512) is None
 
 
 def test_agreement_counts_and_orders_as_scikit_learn_would() -> None:
@@ -167,7 +171,7 @@ def test_the_command_says_it_writes_it_and_draws_it(tmp_path: Path, capsys: pyte
     said = capsys.readouterr().out
     assert "distances, predicted" in said and "none up to 640" in said and "a failure is above 0.2" in said
     result = json.loads(out.read_text())
-    assert len(result["rows"]) == 2 * (2 + 2) and result["settings"]["measured"] == [640]
+    assert len(result["rows"]) == 2 * (2 * 2 + 2) and result["settings"]["measured"] == [640]
     assert main(["tables", str(out)]) == 0
     assert "| `origin` | 1024 (2M) |" in capsys.readouterr().out
     assert main(["figure", "causes", str(out), str(tmp_path / "pictures")]) == 0
