@@ -152,20 +152,23 @@ def without_middle(scheme: Scheme, at: int, gap: int) -> Scheme:
     )
 
 
-def largest_position(weave: Weave, length: int) -> float:
-    """The largest relative position that the last query of an input gives to a key."""
-    i = torch.arange(length)
-    return float(weave(torch.tensor(length - 1), i).max())
+def largest_position(weave: Weave, length: int, visibility: Visibility | None = None) -> float:
+    """The largest relative position that the last query of an input gives to a key that it sees."""
+    t, i = torch.tensor(length - 1), torch.arange(length)
+    sees = (visibility or Visibility()).sees(t, i)
+    return float(weave(t, i)[sees].max())
 
 
 def folded(scheme: Scheme, length: int) -> Scheme | None:
     """The scheme with no distance beyond the trained window, at an input of `length` tokens: what is left of a failure
     then has another cause.
 
-    Positions as trained are clamped at M - 1, as ReRoPE's with the widest band. A weave that stays inside the window by
-    itself is left as it is. None for one that goes past it: there is no telling how it would have been folded.
+    Positions as trained are clamped at M - 1, as ReRoPE's with the widest band. A weave that stays within M by itself
+    (LM-Infinite's reaches M, one more than was trained) is left as it is. None for one that goes past it: there is no
+    telling how it would have been folded.
     """
     weave = scheme.weave_at(length)
     if isinstance(weave, Linear):
         return replace(scheme, spec=f"{scheme.spec} folded", weave=Clamp(scheme.window - 1))
-    return scheme if largest_position(weave, length) <= scheme.window - 1 else None
+    largest = largest_position(weave, length, scheme.visibility_at(length))
+    return scheme if largest <= scheme.window else None

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from constructions.weave import CacheIndex, Clamp, DualChunk, Grouped, Stair, WeaveError
-from probe.errors import ProbeError
+from probe.errors import ProbeError, unknown
 from probe.schemes.frequencies import NTK, DynamicNTK, Interpolation, Unrotated, YaRN
 from probe.schemes.mesa import DEFAULT_STEP, LAST, mesa
 from probe.schemes.scheme import (
@@ -316,8 +316,9 @@ def preset_named(name: str) -> Preset:
         ProbeError: there is none.
     """
     if name not in PRESETS:
-        combined = "; parse_scheme takes combined texts" if any(sign in name for sign in "+(") else ""
-        raise ProbeError(f"unknown scheme {name!r}; known: {', '.join(PRESETS)}{combined}")
+        if not any(sign in name for sign in "+("):
+            raise unknown("scheme", name, PRESETS)
+        raise ProbeError(f"unknown scheme {name!r}; known: {', '.join(PRESETS)}; parse_scheme takes combined texts")
     return PRESETS[name]
 
 

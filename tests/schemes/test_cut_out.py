@@ -124,5 +124,8 @@ def test_folding_leaves_no_distance_past_the_window() -> None:
     assert float(origin.weave_at(300)(torch.tensor(200), torch.tensor(180))) == 20  # the band is as it was
     rerope = parse_scheme("rerope(N=20)", WINDOW)
     assert folded(rerope, 300) is rerope
+    for spec in ("streaming-llm", "lm-infinite", "mesa"):  # what goes unseen has no position that counts
+        bounded = parse_scheme(spec, WINDOW)
+        assert folded(bounded, 300) is bounded
     stair = parse_scheme("stair(N=20,E=2)", WINDOW)  # 20 + 279/2 positions
     assert folded(stair, 300) is None and folded(stair, 100) is stair

@@ -187,7 +187,7 @@ def test_the_command_says_it_writes_it_and_draws_it(tmp_path: Path, capsys: pyte
         (("--tail", "257"), "--tail: expected 1 to 256, half of the window, got 257"),
         (("--samples", "0"), "--samples: expected at least 1, got 0"),
         (("--length", "1000000"), "--length: expected at most the"),
-        (("--scheme", "rerop"), "unknown scheme 'rerop'"),
+        (("--scheme", "rerop"), "did you mean rerope?"),
     ],
 )
 def test_bad_input_is_a_line(arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]) -> None:
