@@ -161,7 +161,7 @@ def causes(result: Result[Any], json_only: bool) -> None:
     lines = [
         {
             "scheme": one.scheme,
-            "fails, predicted": _between(one.predicted, longest),
+            "fails, predicted": _between(one.predicted, longest) if one.untold is None else CANNOT_TELL,
             "fails, measured": _between(one.measured, ran) if ran else "not run",
             "due to distances": "" if one.distances is None else f"{one.distances:.0%}",
         }
@@ -187,6 +187,7 @@ def _agreement(rows: Sequence[Any], window: int) -> None:
     print(
         f"\nof {found.pairs} pairs of scheme and length {found.failing} fail, {found.hits} of them predicted"
         f"; false alarms: {found.false_alarms} of {found.pairs - found.failing}{order}"
+        + (f" ({found.untold} more could not be predicted)" if found.untold else "")
     )
 
 

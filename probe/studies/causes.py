@@ -120,6 +120,12 @@ def copies_for(window: int, length: int) -> tuple[int, int]:
     return at, 1 + max(1, round(more / (at - 1)))
 
 
+def keys_seen(scheme: Scheme, length: int) -> int:
+    """Keys that the last query of an input sees."""
+    sees = scheme.visibility_at(length).sees(torch.tensor(length - 1), torch.arange(length))
+    return int(torch.as_tensor(sees).sum())
+
+
 @dataclass
 class Causes:
     """The study of one model, under way: `rows` are those that are done.
@@ -212,9 +218,11 @@ class Causes:
     def _add_copies(self, scheme: Scheme, length: int, short: Tensor, base: Tensor) -> None:
         if getattr(self.loaded.model.config, "attn_logit_softcapping", None):
             copied, why = None, "scores are soft-capped, and no kernel for them takes a key several times"
+        elif keys_seen(scheme, length) <= self.loaded.window:
+            copied, why = scheme, ""
         else:
             copied = with_copies(scheme, *copies_for(self.loaded.window, length))
-            why = "the keys that a query sees under it do not grow with the length alone"
+            why = "not every query sees all that came before it, so that there is no one number of keys"
         if copied is None:
             self.rows.append(CauseRow(scheme.spec, length, COPIES, untold=why))
         else:
@@ -274,12 +282,14 @@ class Split:
         measured: the same of the whole rise on long inputs; None for no failure up to the longest that was run.
         distances: share of the rise at the longest length that was run which goes when distances are folded back into
             the window, 0 to 1; None where there was no failure or it could not be told.
+        untold: why no failure is predicted and none can be ruled out either; None where there is no such doubt.
     """
 
     scheme: str
     predicted: tuple[int, int] | None
     measured: tuple[int, int] | None
     distances: float | None
+    untold: str | None
 
 
 def split(rows: Sequence[CauseRow], window: int) -> list[Split]:
@@ -295,7 +305,8 @@ def split(rows: Sequence[CauseRow], window: int) -> list[Split]:
                 share = min(1.0, max(0.0, 1 - keys.rise / whole.rise))
         predicted = failure_between(rows, scheme, (GAP, COPIES), window)
         measured = failure_between(rows, scheme, (WHOLE,), window)
-        found.append(Split(scheme, predicted, measured, share))
+        doubt = next((row.untold for (cause, _), row in mine.items() if cause == COPIES and row.untold), None)
+        found.append(Split(scheme, predicted, measured, share, doubt if predicted is None else None))
     return found
 
 
@@ -304,7 +315,8 @@ class Agreement:
     """How well the predictions went with what was measured, over all schemes and lengths that were run.
 
     Attributes:
-        pairs: (scheme, length) with both.
+        pairs: (scheme, length) with a measurement and a prediction of both causes.
+        untold: those measured whose second cause could not be predicted; they count nowhere else.
         failing: how many of them fail, measured.
         auroc: chance that a failing pair has the higher predicted rise than one that holds; None where all do, or none.
         hits: failing pairs whose failure is predicted.
@@ -314,6 +326,7 @@ class Agreement:
     """
 
     pairs: int
+    untold: int
     failing: int
     auroc: float | None
     hits: int
@@ -325,14 +338,18 @@ def agreement(rows: Sequence[CauseRow], window: int) -> Agreement:
     """Predicted against measured. The larger rise of the two causes orders, and either failing predicts a failure; ties
     in the AUROC count a half (Mann-Whitney).
     """
-    both = []
+    both, untold = [], 0
     for whole in (row for row in rows if row.cause == WHOLE):
         guesses = [
             row
             for row in rows
             if (row.scheme, row.length) == (whole.scheme, whole.length) and row.cause in (GAP, COPIES)
         ]
-        rise = max(row.rise for row in guesses if row.rise is not None)
+        rises = [row.rise for row in guesses if row.rise is not None]
+        if len(rises) < len(guesses):
+            untold += 1
+            continue
+        rise = max(rises)
         both.append((rise, any(row.fails for row in guesses), whole.fails))
     bad, good = ([rise for rise, _, fails in both if fails == wanted] for wanted in (True, False))
     auroc = float(mannwhitneyu(bad, good).statistic) / (len(bad) * len(good)) if bad and good else None
@@ -343,6 +360,7 @@ def agreement(rows: Sequence[CauseRow], window: int) -> Agreement:
     ]
     return Agreement(
         pairs=len(both),
+        untold=untold,
         failing=len(bad),
         auroc=auroc,
         hits=sum(said and fails for _, said, fails in both),

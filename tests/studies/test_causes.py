@@ -25,6 +25,7 @@ from probe.studies.causes import (
     agreement,
     failure_between,
     gap_for,
+    keys_seen,
     lengths_up_to,
     paired_interval,
     split,
@@ -113,6 +114,17 @@ def test_a_prediction_runs_nothing_past_the_window(rope: LoadedModel) -> None:
     assert split(work.rows, 512)[0].measured is None and work.result(True).settings["measured"] == []
 
 
+def test_keys_of_a_scheme_that_hides_some(rope: LoadedModel) -> None:
+    """A query that never sees more than M keys has no second cause; in Mesa some see all, and others do not."""
+    work = Causes(rope, "streaming-llm,mesa", length=1024, lengths=[1024], samples=1, measure=0)
+    list(work.run())
+    streaming, mesa = (one(work.rows, spec, COPIES, 1024) for spec in ("streaming-llm", "mesa"))
+    assert keys_seen(work.schemes[0], 1024) == 512 and streaming.rise == pytest.approx(0, abs=1e-3)
+    assert keys_seen(work.schemes[1], 1024) == 1024 and mesa.rise is None
+    first, second = split(work.rows, 512)
+    assert first.untold is None and second.untold == mesa.untold is not None
+
+
 def test_a_weave_past_the_window_is_not_folded(rope: LoadedModel) -> None:
     work = Causes(rope, "stair(N=500,E=2)", length=1024, lengths=[1024], samples=1)
     list(work.run())
@@ -147,12 +159,15 @@ def test_agreement_counts_and_orders_as_scikit_learn_would() -> None:
         predicted, fails = float(round(rng.normal(0.3, 0.4), 1)), bool(rng.random() < 0.4)
         low = 0.5 if fails else 0.0
         rows.append(CauseRow(f"s{n}", 600, GAP, predicted, predicted - 0.1, predicted + 0.1))
+        rows.append(CauseRow(f"s{n}", 600, COPIES, -1.0, -1.0, -1.0))
         rows.append(CauseRow(f"s{n}", 600, WHOLE, low, low, low))
         (bad if fails else good).append(predicted)
     found = agreement(rows, 512)
     right = [(a > b) + 0.5 * (a == b) for a in bad for b in good]
     assert found.auroc == pytest.approx(np.mean(right))
-    assert (found.pairs, found.failing) == (40, len(bad))
+    assert (found.pairs, found.untold, found.failing) == (40, 0, len(bad))
+    doubtful = CauseRow("s0", 600, COPIES, untold="why")
+    assert agreement([row if row.rise != -1.0 or row.scheme != "s0" else doubtful for row in rows], 512).untold == 1
     assert found.hits == sum(a - 0.1 > 0.2 for a in bad) and found.false_alarms == sum(b - 0.1 > 0.2 for b in good)
     assert found.median_octaves == 0  # one length alone
     assert agreement([row for row in rows if row.scheme == "s0"], 512).auroc is None
