@@ -54,13 +54,16 @@ def _mesa(args: argparse.Namespace) -> None:
 def _causes_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=options.path, metavar="FILE", help="what --out of 'probe causes' wrote")
     _folder(parser)
+    parser.add_argument("--scheme", help="of those in it, separated by commas (default: all)")
 
 
 def _causes(args: argparse.Namespace) -> None:
     from probe.figures.causes import write
     from probe.results import read
+    from probe.schemes.parse import split_specs
 
-    print(write(read(args.file), args.folder, args.file.stem))
+    schemes = None if args.scheme is None else split_specs(args.scheme)
+    print(write(read(args.file), args.folder, args.file.stem, schemes))
 
 
 _WORDS = {"folder": "DIR"}

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from probe.errors import ProbeError
+from probe.errors import ProbeError, unknown
 from probe.figures.run import page, text
 from probe.figures.style import THRESHOLD_COLOUR, scheme_colour
 
@@ -22,19 +22,25 @@ KINDS = {
 """Causes as the result names them: what they are called here, and the dashes of their lines."""
 
 
-def causes_svg(result: Mapping[str, Any]) -> str:
+def causes_svg(result: Mapping[str, Any], schemes: Sequence[str] | None = None) -> str:
     """A field per scheme: nats over the trained model in its window, by length in windows, with 95% intervals.
 
     Args:
         result: as `Result.to_json` has it.
+        schemes: which; default all.
 
     Raises:
-        ProbeError: it is no result of `probe causes`, or has no numbers.
+        ProbeError: it is no result of `probe causes`, or has no numbers; a scheme that is not in it.
     """
     try:
         window, floor = result["settings"]["window"], result["settings"]["floor"]
         rows = [row for row in result["rows"] if row["rise"] is not None]
-        schemes = list(dict.fromkeys(row["scheme"] for row in rows))
+        known = list(dict.fromkeys(row["scheme"] for row in rows))
+        for scheme in schemes or ():
+            if scheme not in known:
+                raise unknown("scheme", scheme, known)
+        schemes = list(schemes or known)
+        rows = [row for row in rows if row["scheme"] in schemes]
         ends = [math.log2(row["length"] / window) for row in rows]
         low, high = min(0.0, *(row["low"] for row in rows)), max(2 * floor, *(row["high"] for row in rows))
         model = result["settings"]["model"]
@@ -112,13 +118,13 @@ def _field(scheme: str, rows: Sequence[Mapping[str, Any]], window: int, floor: f
     return parts
 
 
-def write(result: Mapping[str, Any], folder: Path, name: str = "causes") -> Path:
+def write(result: Mapping[str, Any], folder: Path, name: str = "causes", schemes: Sequence[str] | None = None) -> Path:
     """`NAME.svg` in a folder, which is made.
 
     Raises:
-        ProbeError: it is no result of `probe causes`.
+        ProbeError: it is no result of `probe causes`, or a scheme is not in it.
     """
-    drawn = causes_svg(result)
+    drawn = causes_svg(result, schemes)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.svg"
     path.write_text(drawn, encoding="utf-8")

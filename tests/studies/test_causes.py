@@ -190,6 +190,10 @@ def test_the_command_says_it_writes_it_and_draws_it(tmp_path: Path, capsys: pyte
     assert main(["tables", str(out)]) == 0
     assert "| `origin` | 1024 (2M) |" in capsys.readouterr().out
     assert main(["figure", "causes", str(out), str(tmp_path / "pictures")]) == 0
+    assert main(["figure", "causes", str(out), str(tmp_path), "--scheme", "rerope"]) == 2
+    assert "unknown scheme 'rerope'; known: origin" in capsys.readouterr().err
+    assert main(["figure", "causes", str(out), str(tmp_path), "--scheme", "origin"]) == 0
+    assert (tmp_path / "causes.svg").read_text().count("<circle") == 2 * 2 + 2
     drawn = ElementTree.parse(tmp_path / "pictures" / "causes.svg").getroot()
     assert len(drawn.findall(".//{*}circle")) == sum(row["rise"] is not None for row in result["rows"])
 
