@@ -35,17 +35,19 @@ def causes_svg(result: Mapping[str, Any], schemes: Sequence[str] | None = None) 
     try:
         window, floor = result["settings"]["window"], result["settings"]["floor"]
         rows = [row for row in result["rows"] if row["rise"] is not None]
+        if not rows:
+            raise ValueError
         known = list(dict.fromkeys(row["scheme"] for row in rows))
-        for scheme in schemes or ():
-            if scheme not in known:
-                raise unknown("scheme", scheme, known)
-        schemes = list(schemes or known)
-        rows = [row for row in rows if row["scheme"] in schemes]
-        ends = [math.log2(row["length"] / window) for row in rows]
-        low, high = min(0.0, *(row["low"] for row in rows)), max(2 * floor, *(row["high"] for row in rows))
         model = result["settings"]["model"]
     except (KeyError, TypeError, ValueError):
         raise ProbeError("expected the JSON of probe causes, with at least one row") from None
+    for scheme in schemes or ():
+        if scheme not in known:
+            raise unknown("scheme", scheme, known)
+    schemes = list(schemes or known)
+    rows = [row for row in rows if row["scheme"] in schemes]
+    ends = [math.log2(row["length"] / window) for row in rows]
+    low, high = min(0.0, *(row["low"] for row in rows)), max(2 * floor, *(row["high"] for row in rows))
     scale = _Scale(max(ends), low, high)
     columns = min(COLUMNS, len(schemes))
     height = TOP + -(-len(schemes) // columns) * (HIGH + GAP_Y)
