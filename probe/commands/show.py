@@ -161,8 +161,10 @@ def causes(result: Result[Any], json_only: bool) -> None:
     lines = [
         {
             "scheme": one.scheme,
-            "fails, predicted": _between(one.predicted, longest) if one.untold is None else CANNOT_TELL,
-            "fails, measured": _between(one.measured, ran) if ran else "not run",
+            "fails, predicted": CANNOT_TELL
+            if one.untold is not None
+            else _between(one.predicted, one.predicted_at, longest),
+            "fails, measured": _between(one.measured, one.measured_at, ran) if ran else "not run",
             "due to distances": "" if one.distances is None else f"{one.distances:.0%}",
         }
         for one in split(rows, chosen["window"])
@@ -187,12 +189,15 @@ def _agreement(rows: Sequence[Any], window: int) -> None:
     print(
         f"\nof {found.pairs} pairs of scheme and length {found.failing} fail, {found.hits} of them predicted"
         f"; false alarms: {found.false_alarms} of {found.pairs - found.failing}{order}"
+        + ("" if found.median_octaves is None else f", length off by {found.median_octaves:.2f} octaves (median)")
         + (f" ({found.untold} more could not be predicted)" if found.untold else "")
     )
 
 
-def _between(found: tuple[int, int] | None, longest: int) -> str:
-    return f"none up to {longest}" if found is None else f"{found[0]} to {found[1]}"
+def _between(found: tuple[int, int] | None, at: int | None, longest: int) -> str:
+    if found is None:
+        return f"none up to {longest}"
+    return f"{found[0]} to {found[1]}" + ("" if at is None else f", about {at}")
 
 
 def bench(result: Result[Any], json_only: bool) -> None:

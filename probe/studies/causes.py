@@ -280,6 +280,9 @@ class Split:
         predicted: (last length that holds, first that fails) by either cause, from passes inside the window; None for
             no failure up to the longest length.
         measured: the same of the whole rise on long inputs; None for no failure up to the longest that was run.
+        predicted_at: tokens at which the larger predicted rise crosses 0.2 nats for good, between lengths by a straight
+            line over the logarithm of the length; None where no failure is predicted.
+        measured_at: the same of the measured one.
         distances: share of the rise at the longest length that was run which goes when distances are folded back into
             the window, 0 to 1; None where there was no failure or it could not be told.
         untold: why no failure is predicted and none can be ruled out either; None where there is no such doubt.
@@ -288,6 +291,8 @@ class Split:
     scheme: str
     predicted: tuple[int, int] | None
     measured: tuple[int, int] | None
+    predicted_at: int | None
+    measured_at: int | None
     distances: float | None
     untold: str | None
 
@@ -300,14 +305,40 @@ def split(rows: Sequence[CauseRow], window: int) -> list[Split]:
         ran = [length for cause, length in mine if cause == WHOLE]
         share = None
         if ran:
-            whole, keys = mine[WHOLE, max(ran)], mine.get((KEYS, max(ran)))
-            if whole.fails and whole.rise is not None and keys is not None and keys.rise is not None:
-                share = min(1.0, max(0.0, 1 - keys.rise / whole.rise))
+            last, keys = mine[WHOLE, max(ran)], mine.get((KEYS, max(ran)))
+            if last.fails and last.rise is not None and keys is not None and keys.rise is not None:
+                share = min(1.0, max(0.0, 1 - keys.rise / last.rise))
         predicted = failure_between(rows, scheme, (GAP, COPIES), window)
         measured = failure_between(rows, scheme, (WHOLE,), window)
         doubt = next((row.untold for (cause, _), row in mine.items() if cause == COPIES and row.untold), None)
-        found.append(Split(scheme, predicted, measured, share, doubt if predicted is None else None))
+        guesses, whole = ([row for row in mine.values() if row.cause in causes] for causes in ((GAP, COPIES), (WHOLE,)))
+        found.append(
+            Split(
+                scheme=scheme,
+                predicted=predicted,
+                measured=measured,
+                predicted_at=None if predicted is None else crossing(guesses, window),
+                measured_at=None if measured is None else crossing(whole, window),
+                distances=share,
+                untold=doubt if predicted is None else None,
+            )
+        )
     return found
+
+
+def crossing(rows: Sequence[CauseRow], window: int) -> int | None:
+    """Tokens at which the larger rise of each length crosses 0.2 nats for good, or None; the window itself has none."""
+    by_length: dict[int, float] = {window: 0.0}
+    for row in rows:
+        if row.rise is not None:
+            by_length[row.length] = max(row.rise, by_length.get(row.length, -math.inf))
+    points = sorted(by_length.items())
+    last = max(n for n, (_, rise) in enumerate(points) if rise <= NLL_FLOOR)
+    if last == len(points) - 1:
+        return None
+    (before, low), (after, high) = points[last : last + 2]
+    share = (NLL_FLOOR - low) / (high - low)
+    return round(before * math.exp(share * math.log(after / before)))
 
 
 @dataclass(frozen=True)
@@ -321,8 +352,8 @@ class Agreement:
         auroc: chance that a failing pair has the higher predicted rise than one that holds; None where all do, or none.
         hits: failing pairs whose failure is predicted.
         false_alarms: pairs that hold and whose failure is predicted.
-        median_octaves: median |log2| of the ratio of the predicted first failing length to the measured one, over the
-            schemes for which both are known; None where there is none.
+        median_octaves: median |log2| of the ratio of `predicted_at` to `measured_at` over the schemes that have both;
+            None where there is none.
     """
 
     pairs: int
@@ -354,9 +385,9 @@ def agreement(rows: Sequence[CauseRow], window: int) -> Agreement:
     bad, good = ([rise for rise, _, fails in both if fails == wanted] for wanted in (True, False))
     auroc = float(mannwhitneyu(bad, good).statistic) / (len(bad) * len(good)) if bad and good else None
     octaves = [
-        abs(math.log2(one.predicted[1] / one.measured[1]))
+        abs(math.log2(one.predicted_at / one.measured_at))
         for one in split(rows, window)
-        if one.predicted is not None and one.measured is not None
+        if one.predicted_at is not None and one.measured_at is not None
     ]
     return Agreement(
         pairs=len(both),

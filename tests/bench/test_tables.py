@@ -60,7 +60,10 @@ def test_a_result_is_a_caption_and_a_table(tmp_path: Path, capsys: pytest.Captur
         ("[]", "expected a JSON object"),
         ('{"rows": []}', 'expected a result with "kind", "settings", "provenance" and "rows"'),
         (json.dumps(RESULT | {"rows": []}), 'expected a benchmark result with "rows", got none'),
-        (json.dumps(RESULT | {"kind": "soup"}), "unknown kind of result 'soup'; known: audit, bench, causes, eval, peers"),
+        (
+            json.dumps(RESULT | {"kind": "soup"}),
+            "unknown kind of result 'soup'; known: audit, bench, causes, eval, peers",
+        ),
     ],
 )
 def test_what_is_no_result_is_refused(

@@ -23,6 +23,7 @@ from probe.studies.causes import (
     CauseRow,
     Causes,
     agreement,
+    crossing,
     failure_between,
     gap_for,
     keys_seen,
@@ -64,6 +65,8 @@ def test_a_rotary_model_fails_by_distances_and_the_gap_says_so(rows: list[CauseR
     assert origin.predicted == origin.measured == (640, 2048)
     assert origin.distances is not None and origin.distances > 0.8
     assert (rerope.predicted, rerope.measured, rerope.distances) == (None, None, None)
+    assert origin.predicted_at is not None and 640 < origin.predicted_at < 2048
+    assert rerope.predicted_at is None and rerope.measured_at is None
 
 
 @torch.no_grad()
@@ -169,8 +172,21 @@ def test_agreement_counts_and_orders_as_scikit_learn_would() -> None:
     doubtful = CauseRow("s0", 600, COPIES, untold="why")
     assert agreement([row if row.rise != -1.0 or row.scheme != "s0" else doubtful for row in rows], 512).untold == 1
     assert found.hits == sum(a - 0.1 > 0.2 for a in bad) and found.false_alarms == sum(b - 0.1 > 0.2 for b in good)
-    assert found.median_octaves == 0  # one length alone
+    assert found.median_octaves is None or found.median_octaves >= 0
     assert agreement([row for row in rows if row.scheme == "s0"], 512).auroc is None
+
+
+def test_where_a_rise_crosses_is_read_off_a_line_over_octaves() -> None:
+    def at(*rises: float) -> int | None:
+        rows = [CauseRow("s", length, GAP, rise) for length, rise in zip((1024, 2048, 4096), rises, strict=True)]
+        return crossing(rows, 512)
+
+    assert at(0.0, 0.4, 0.8) == round(1024 * 2**0.5)
+    assert at(0.4, 0.5, 0.6) == round(512 * 2**0.5)  # the window itself has no rise
+    assert at(0.5, 0.1, 0.3) == round(2048 * 2**0.5)  # for good
+    assert at(0.5, 0.5, 0.1) is None
+    both = [CauseRow("s", 1024, GAP, -0.3), CauseRow("s", 1024, COPIES, 0.4), CauseRow("s", 2048, COPIES, untold="x")]
+    assert crossing(both, 512) == round(512 * 2**0.5)
 
 
 def test_lengths_lead_up_to_the_one_asked_for() -> None:
