@@ -51,7 +51,7 @@ def causes_svg(result: Mapping[str, Any], schemes: Sequence[str] | None = None) 
     scale = _Scale(max(ends), low, high)
     columns = min(COLUMNS, len(schemes))
     height = TOP + -(-len(schemes) // columns) * (HIGH + GAP_Y)
-    width = max(620, LEFT + columns * (WIDE + GAP_X))
+    width = max(720, LEFT + columns * (WIDE + GAP_X))
     title = f"{model}, M = {window}: rise in nats per token over the trained model in its window"
     parts = [text(LEFT, 18, title), *_key()]
     for number, scheme in enumerate(schemes):
