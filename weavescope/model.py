@@ -298,8 +298,7 @@ class Model:
         Raises:
             ProbeError: what does not fit the model.
         """
-        longest = max(lengths) if lengths and length is None else length
-        work = Causes(self.loaded, schemes, longest, samples, seed, measure, tail, lengths)
+        work = Causes(self.loaded, schemes, length, samples, seed, measure, tail, lengths)
         for line in work.run():
             if progress is not None:
                 progress(len(work.rows) / work.total, line)

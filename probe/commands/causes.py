@@ -1,4 +1,4 @@
-"""`probe causes`: unseen distances or more keys than ever, and where the first will break the model."""
+"""`probe causes`: unseen distances or more keys than ever, and where either will break the model."""
 
 from __future__ import annotations
 
@@ -36,9 +36,8 @@ def _run(args: argparse.Namespace) -> None:
     check_texts(args.scheme)
     writable(args.out)
     lengths = None if args.lengths is None else parse_numbers(args.lengths, "lengths", ())
-    length = max(lengths) if lengths and args.length is None else args.length
     work = Causes(
-        options.load(args), args.scheme, length, args.samples, args.seed, args.measure, args.tail, lengths
+        options.load(args), args.scheme, args.length, args.samples, args.seed, args.measure, args.tail, lengths
     )  # fmt: skip
     with options.bar(args.quiet) as (progress, close):
 

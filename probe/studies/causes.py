@@ -133,7 +133,7 @@ class Causes:
     Attributes:
         loaded: the model.
         schemes: text, objects or both; they are resolved to objects.
-        length: tokens of the longest input.
+        length: tokens of the longest input; None for the longest of `lengths`, or 2M.
         samples: texts.
         seed: draws where they end.
         measure: longest input that is really run, to compare with, tokens; 0 for none, so that nothing longer than the
@@ -160,7 +160,8 @@ class Causes:
             ProbeError: a length inside the window, a tail that does not fit, a scheme that does not fit the model.
         """
         window = self.loaded.window
-        self.length = 2 * window if self.length is None else self.length
+        if self.length is None:
+            self.length = max(self.lengths) if self.lengths else 2 * window
         if self.length <= window:
             raise FieldError("length", f"more than the window of {window} tokens", self.length)
         if self.samples < 1:
@@ -198,9 +199,12 @@ class Causes:
         short = self._texts(window)
         trained = make_scheme(ORIGIN, window)
         base = self._tails(trained, short)
+        without: dict[int, Tensor] = {}  # many lengths move the same tokens away
         for length in self.lengths or ():
             at, gap = gap_for(window, length)
-            alone = self._tails(trained, self._without_first(short, at))
+            if at not in without:
+                without[at] = self._tails(trained, self._without_first(short, at))
+            alone = without[at]
             for scheme in self.schemes:
                 self._add(scheme, length, GAP, self._tails(without_middle(scheme, at, gap), short), alone)
                 yield f"{scheme.spec} {length} with a gap"
