@@ -13,12 +13,12 @@ from datetime import datetime
 from pathlib import Path
 
 from app import words
+from probe.defaults import usual_length
 from probe.errors import FieldError, ProbeError
 from probe.models.load import LoadedModel, load_model
 from probe.recording.folder import Run
 from probe.schemes import ORIGIN, resolve_schemes
 from probe.studies.run import RunSettings, run_probe
-from probe.tasks.inputs import usual_length
 from probe.text import parse_numbers
 
 MAX_LENGTH = 16_384

@@ -9,10 +9,10 @@ import streamlit as st
 from app import jobs, words
 from app.options import Options
 from app.runs import open_run, run_names
+from probe.defaults import OTHER_SCHEMES, ROPE_SCHEMES
 from probe.errors import ProbeError
 from probe.models.embedded import MODELS, EmbeddedModel
 from probe.models.fetched import FETCHED, FetchedModel
-from probe.models.load import OTHER_SCHEMES, ROPE_SCHEMES
 from probe.recording.folder import Run
 from probe.recording.info import RunInfo
 from probe.recording.sites import SITES

@@ -49,6 +49,11 @@ def _parser() -> argparse.ArgumentParser:
         kinds.add_argument(f"--{recovery}-recovery", dest="recovery", action="store_const", const=recovery)
     verify.add_argument("--json", action="store_true")
 
+    course = commands.add_parser("course", help="o_T at every position, as the toy transformer's weights give it")
+    course.add_argument("--theorem", default="3.3", metavar="3.1|3.2|3.3|4.1")
+    for name, kind in (("M", int), ("H", float), ("N", int), ("E", int), ("slope", float), ("length", int)):
+        course.add_argument(f"--{name}", type=kind)
+    course.add_argument("--recovery", metavar="exact|mlp|rounded")
     commands.add_parser("proofs", help="every step that sympy, or enumeration, can check")
     formulas = commands.add_parser("formulas", help="G(t), t* and ln t* in LaTeX")
     formulas.add_argument("--weave", metavar="linear|clamp|leaky|stair|grouped")
@@ -84,6 +89,21 @@ def _verify(args: argparse.Namespace) -> int:
     else:
         print(table(checks))
     return 0 if ok else 1
+
+
+def _course(args: argparse.Namespace) -> int:
+    from constructions.horizon import predicted
+    from constructions.toy import Parameters, build
+    from constructions.verify import check_length, measure, words
+
+    given = {name: getattr(args, name) for name in (*PARAMETERS[:6], "recovery") if getattr(args, name) is not None}
+    chosen = Parameters(**given)
+    check_length(chosen.length, "float64")
+    built, length = build(args.theorem, chosen), chosen.length or 4 * chosen.M
+    wrote, _ = measure(built, words(built, length))
+    formula = predicted(built, length)
+    print(json.dumps({"H": built.H, "M": built.M, "measured": wrote.tolist(), "predicted": formula.tolist()}))
+    return 0
 
 
 def _proofs(args: argparse.Namespace) -> int:
@@ -137,6 +157,7 @@ def _figures(args: argparse.Namespace) -> int:
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "verify": _verify,
+    "course": _course,
     "proofs": _proofs,
     "formulas": _formulas,
     "horizons": _horizons,

@@ -64,7 +64,7 @@ class Result(Generic[R]):
     """What a command or a call of the library found: the one envelope of every kind of result.
 
     Attributes:
-        kind: what made it: "run", "eval", "audit", "bench", "peers".
+        kind: what made it: "run", "eval", "audit", "bench", "peers", "causes", "generate".
         settings: everything that was chosen, with what was left open filled in.
         provenance: what it was made with.
         rows: what was found.

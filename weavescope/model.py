@@ -18,6 +18,7 @@ from probe.studies.causes import CauseRow, Causes
 from probe.studies.run import Numbers, RunSettings, SchemesAsked, run_probe
 from probe.tasks.audit import audit
 from probe.tasks.evaluate import Evaluation
+from probe.tasks.generate import Continuation, Generation
 from probe.thresholds.detectors import DetectorSettings
 from weavescope.run import Run, removed_with, temporary_run_folder
 
@@ -299,6 +300,38 @@ class Model:
             ProbeError: what does not fit the model.
         """
         work = Causes(self.loaded, schemes, length, samples, seed, measure, tail, lengths)
+        for line in work.run():
+            if progress is not None:
+                progress(len(work.rows) / work.total, line)
+        return work.result(True)
+
+    def continuations(
+        self,
+        schemes: SchemesAsked = "origin,mesa",
+        *,
+        input: str = "heldout",
+        length: int | None = None,
+        new: int = 20,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> Result[Continuation]:
+        """What the model writes after one prompt under several schemes, greedily, with time and memory.
+
+        Args:
+            schemes: text, objects or both.
+            input: the prompt, as `probe` takes it.
+            length: its tokens; default a file whole, else four windows (two of long ones).
+            new: tokens to write, less where the model ends its text.
+            seed: of what is drawn of the input.
+            progress: told how far it is.
+
+        Returns:
+            A row per scheme.
+
+        Raises:
+            ProbeError: what does not fit the model or the input.
+        """
+        work = Generation(self.loaded, schemes or ORIGIN, input, length, new, seed)
         for line in work.run():
             if progress is not None:
                 progress(len(work.rows) / work.total, line)

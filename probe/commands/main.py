@@ -16,6 +16,7 @@ from probe.commands import (
     choices,
     eval,
     figure,
+    generate,
     models,
     peers,
     run,
@@ -27,8 +28,8 @@ from probe.commands.command import Command, Group, Parser
 from probe.commands.ending import exit_code, flags, stoppable
 
 COMMANDS: tuple[Command | Group, ...] = (
-    run.COMMAND, eval.COMMAND, causes.COMMAND, audit.COMMAND, bench.COMMAND, peers.COMMAND, tables.COMMAND,
-    figure.COMMAND, models.COMMAND, schemes.COMMAND, choices.COMMAND, train.COMMAND, accept.COMMAND, app.COMMAND,
+    run.COMMAND, eval.COMMAND, causes.COMMAND, generate.COMMAND, audit.COMMAND, bench.COMMAND, peers.COMMAND,
+    tables.COMMAND, figure.COMMAND, models.COMMAND, schemes.COMMAND, choices.COMMAND, train.COMMAND, accept.COMMAND, app.COMMAND,
 )  # fmt: skip
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -158,10 +160,27 @@ def warn_of_window(loaded: LoadedModel) -> None:
         )
 
 
+PROGRESS = "WEAVESCOPE_PROGRESS"
+"""Environment variable with a file that is told how far a command is, as JSON {"share": 0.4, "line": "rerope"}: for a
+dashboard, or a scheduler."""
+
+
+def _told(file: Path, share: float, line: str) -> None:
+    """Write the file so that a reader never sees half of it; one that cannot be written ends no run."""
+    part = file.with_name(f"{file.name}.part")
+    with suppress(OSError):
+        part.write_text(json.dumps({"share": share, "line": line}), encoding="utf-8")
+        part.replace(file)
+
+
 @contextmanager
 def bar(quiet: bool) -> Iterator[tuple[Callable[[float, str], None], Callable[[], None]]]:
-    """A progress callback that draws on stderr, and what ends the drawing before the context does."""
+    """A progress callback that draws on stderr, and what ends the drawing before the context does. It tells the file
+    that `PROGRESS` names, too.
+    """
     from tqdm import tqdm
+
+    file = os.environ.get(PROGRESS)
 
     drawn = tqdm(
         total=100, file=sys.stderr, disable=quiet, leave=False,
@@ -169,6 +188,8 @@ def bar(quiet: bool) -> Iterator[tuple[Callable[[float, str], None], Callable[[]
     )  # fmt: skip
 
     def progress(share: float, line: str) -> None:
+        if file:
+            _told(Path(file), share, line)
         drawn.set_description_str(line, refresh=False)
         drawn.n = round(100 * share)
         drawn.refresh()

@@ -200,6 +200,29 @@ def _between(found: tuple[int, int] | None, at: int | None, longest: int) -> str
     return f"{found[0]} to {found[1]}" + ("" if at is None else f", about {at}")
 
 
+def generation(result: Result[Any], json_only: bool) -> None:
+    """What each scheme wrote, a row per scheme, and its text in full below."""
+    if json_only:
+        as_json(result.to_json())
+        return
+    chosen = result.settings
+    print(f"model {chosen['model']}, window M = {chosen['window']}, {chosen['length']} tokens of {chosen['input']}\n")
+    cells = [
+        {
+            "scheme": row.scheme,
+            "prefill": f"{row.prefill_seconds:.2f} s",
+            "per token": "one token only" if row.step_seconds is None else f"{1000 * row.step_seconds:.1f} ms",
+            "peak memory": f"{row.peak_bytes / 1e6:.0f} MB",
+            "chunks": len(row.borders) or "none",
+        }
+        for row in result.rows
+    ]
+    print(format_table(cells, ("scheme", "prefill", "per token", "peak memory", "chunks")))
+    for row in result.rows:
+        print(f"\n{row.scheme}: {row.tokens if row.text is None else row.text!r}")
+    print("\npeak memory: above the loaded model, cache included")
+
+
 def bench(result: Result[Any], json_only: bool) -> None:
     """A benchmark as a Markdown table; a line on stderr warns of every unsteady row."""
     from probe.bench.rows import warnings

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from transformers import LlamaConfig, MptConfig, PretrainedConfig, SmolLM3Config
+if TYPE_CHECKING:  # transformers takes seconds to import, and the table of models is read without it
+    from transformers import PretrainedConfig
 
 WINDOW = 512
 FOLDER = Path(__file__).parent / "weights"
@@ -39,6 +41,8 @@ class EmbeddedModel:
 
 
 def _rope(vocab_size: int, bos: int, eos: int) -> PretrainedConfig:
+    from transformers import LlamaConfig
+
     return LlamaConfig(
         vocab_size=vocab_size, hidden_size=160, intermediate_size=448, num_hidden_layers=4,
         num_attention_heads=5, num_key_value_heads=5, max_position_embeddings=WINDOW,
@@ -48,6 +52,8 @@ def _rope(vocab_size: int, bos: int, eos: int) -> PretrainedConfig:
 
 
 def _alibi(vocab_size: int, bos: int, eos: int) -> PretrainedConfig:
+    from transformers import MptConfig
+
     return MptConfig(
         vocab_size=vocab_size, d_model=160, expansion_ratio=4, n_layers=4, n_heads=5, max_seq_len=WINDOW,
         bos_token_id=bos, eos_token_id=eos, pad_token_id=eos,
@@ -55,6 +61,8 @@ def _alibi(vocab_size: int, bos: int, eos: int) -> PretrainedConfig:
 
 
 def _nope(vocab_size: int, bos: int, eos: int) -> PretrainedConfig:
+    from transformers import SmolLM3Config
+
     return SmolLM3Config(
         vocab_size=vocab_size, hidden_size=160, intermediate_size=448, num_hidden_layers=4,
         num_attention_heads=5, num_key_value_heads=5, max_position_embeddings=WINDOW,

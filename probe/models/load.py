@@ -21,6 +21,7 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
+from probe.defaults import OTHER_SCHEMES, ROPE_SCHEMES
 from probe.errors import FieldError, ProbeError, literal, unknown
 from probe.models.embedded import MODELS
 from probe.models.fetched import FETCHED, fetch
@@ -29,8 +30,6 @@ from probe.seam.families import Family, family_of, unwrapped
 from probe.seam.positions import Rope
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
-ROPE_SCHEMES, OTHER_SCHEMES = "origin,dynamic-ntk,rerope", "origin,rerope,stair"
-"""What a run shows by default, on models with and without RoPE frequencies."""
 _WINDOW_FIELDS = ("max_position_embeddings", "max_seq_len", "n_positions", "seq_length")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 

@@ -12,10 +12,9 @@ from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int, Real
-from torch import Tensor
 from typing_extensions import override
 
-from constructions.weave import Clamp, Linear, Part, Positions, Weave
+from constructions.weave import Clamp, Linear, Part, Positions, Tensor, Weave
 from probe.errors import FieldError
 from probe.schemes.frequencies import Frequencies
 from probe.schemes.scheme import Extent, Scale, Scheme

@@ -1,7 +1,8 @@
 """The first choice of a scheme: which RoPE angles.
 
 Every kind returns a factor per frequency for the model's *own* inverse frequencies, so that a model that was trained
-with a scaled rotary (Llama 3, YaRN) keeps its scaling underneath.
+with a scaled rotary (Llama 3, YaRN) keeps its scaling underneath. Torch is imported where factors are computed, so that
+schemes can be named and drawn without it.
 """
 
 from __future__ import annotations
@@ -10,11 +11,10 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from jaxtyping import Float
-from torch import Tensor
 from typing_extensions import override
 
+from constructions.weave import Tensor
 from probe.errors import ProbeError
 
 
@@ -33,6 +33,8 @@ class Frequencies:
             length: tokens T in the sequence.
             window: trained window M.
         """
+        import torch
+
         return torch.ones(rotary_dim // 2, dtype=torch.float64)
 
 
@@ -68,6 +70,8 @@ class Interpolation(Frequencies):
     @override
     def factors(self, rotary_dim: int, base: float, length: int, window: int) -> Float[Tensor, " half"]:
         """1/s."""
+        import torch
+
         return torch.full((rotary_dim // 2,), 1 / stretch(self.s, length, window), dtype=torch.float64)
 
 
@@ -80,11 +84,15 @@ class Unrotated(Frequencies):
     @override
     def factors(self, rotary_dim: int, base: float, length: int, window: int) -> Float[Tensor, " half"]:
         """0."""
+        import torch
+
         return torch.zeros(rotary_dim // 2, dtype=torch.float64)
 
 
 def _base_change(rotary_dim: int, ratio: float) -> Tensor:
     """Factors that turn base b into b * ratio: frequency j is b^(-2j/D)."""
+    import torch
+
     exponents = torch.arange(0, rotary_dim, 2, dtype=torch.float64) / rotary_dim
     return torch.tensor(ratio, dtype=torch.float64) ** -exponents
 
@@ -129,6 +137,8 @@ class DynamicNTK(Frequencies):
     @override
     def factors(self, rotary_dim: int, base: float, length: int, window: int) -> Float[Tensor, " half"]:
         """1 up to the window."""
+        import torch
+
         if length <= window or rotary_dim <= 2:
             return torch.ones(rotary_dim // 2, dtype=torch.float64)
         growth = self.a * length / window - (self.a - 1)
@@ -160,6 +170,7 @@ class YaRN(Frequencies):
     @override
     def factors(self, rotary_dim: int, base: float, length: int, window: int) -> Float[Tensor, " half"]:
         """From 1 at fast frequencies to 1/s at slow ones."""
+        import torch
 
         def index(turns: float) -> float:
             """The (fractional) index of the frequency that turns so often within the window."""

@@ -8,12 +8,10 @@ from dataclasses import dataclass, field, fields
 from html import escape
 from typing import ClassVar
 
-import torch
 from jaxtyping import Float, Real
-from torch import Tensor
 from typing_extensions import override
 
-from constructions.weave import Leaky, Linear, Weave
+from constructions.weave import Leaky, Linear, Tensor, Weave
 from probe.errors import FieldError
 from probe.schemes.frequencies import Frequencies, check_stretch, stretch
 from probe.schemes.visibility import Visibility
@@ -45,7 +43,7 @@ class LogN(Scale):
     @override
     def factors(self, t: Real[Tensor, " queries"], length: int, window: int) -> Float[Tensor, " queries"] | None:
         """1 inside the window."""
-        return (torch.log(t.double() + 1) / math.log(window)).clamp(min=1.0)
+        return ((t.double() + 1).log() / math.log(window)).clamp(min=1.0)
 
 
 @dataclass(frozen=True)
@@ -66,6 +64,8 @@ class MScale(Scale):
     @override
     def factors(self, t: Real[Tensor, " queries"], length: int, window: int) -> Float[Tensor, " queries"] | None:
         """The same for every query."""
+        import torch
+
         mscale = 0.1 * math.log(stretch(self.s, length, window)) + 1
         return None if mscale == 1 else torch.full(t.shape, mscale**2, dtype=torch.float64)
 

@@ -1,7 +1,8 @@
 """The third choice of a scheme: which keys a query sees.
 
 Every kind says it twice: `sees`, the definition, which the dense reference uses, and `intervals`, the key ranges that
-pieces are cut to. They share nothing, so that one can be tested against the other.
+pieces are cut to. They share nothing, so that one can be tested against the other. Both take torch tensors and NumPy
+arrays alike: nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -9,12 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from jaxtyping import Int
-from torch import Tensor
 from typing_extensions import override
 
-from constructions.weave import Positions
+from constructions.weave import Positions, Tensor
 from probe.errors import ProbeError
 
 Interval = tuple[Int[Tensor, " queries"], Int[Tensor, " queries"]]
@@ -36,7 +35,7 @@ class Visibility:
 
         Among the queries for which an interval is not empty, its bounds do not decrease with t.
         """
-        return [(torch.zeros_like(t), t + 1)]
+        return [(0 * t, t + 1)]
 
     def borders(self, length: int) -> list[int]:
         """First positions, below `length`, of the blocks that do not depend on each other; none here."""
@@ -67,8 +66,8 @@ class Lambda(Visibility):
     @override
     def intervals(self, t: Int[Tensor, " queries"]) -> list[Interval]:
         """The sinks that are not recent, then what is recent."""
-        recent = (t - self.y + 1).clamp(min=0)
-        return [(torch.zeros_like(t), recent.clamp(max=self.x)), (recent, t + 1)]
+        recent = (t - self.y + 1).clip(min=0)
+        return [(0 * t, recent.clip(max=self.x)), (recent, t + 1)]
 
 
 @dataclass(frozen=True)
@@ -91,9 +90,9 @@ class Blocks(Visibility):
     @override
     def intervals(self, t: Int[Tensor, " queries"]) -> list[Interval]:
         """The anchor, then the query's own block."""
-        own = self.anchor + (t - self.anchor).clamp(min=0) // self.block * self.block
-        own = torch.where(t < self.anchor, 0, own)
-        return [(torch.zeros_like(t), own.clamp(max=self.anchor)), (own, t + 1)]
+        own = self.anchor + (t - self.anchor).clip(min=0) // self.block * self.block
+        own = own * (t >= self.anchor)
+        return [(0 * t, own.clip(max=self.anchor)), (own, t + 1)]
 
     @override
     def borders(self, length: int) -> list[int]:
@@ -117,8 +116,8 @@ class Bottom(Visibility):
     def intervals(self, t: Int[Tensor, " queries"]) -> list[Interval]:
         """The base's, emptied from `start` on, and one with every key."""
         late = t >= self.start
-        early = [(lo, torch.where(late, lo, hi)) for lo, hi in self.base.intervals(t)]
-        return [*early, (torch.zeros_like(t), torch.where(late, t + 1, 0))]
+        early = [(lo, hi + (lo - hi) * late) for lo, hi in self.base.intervals(t)]
+        return [*early, (0 * t, (t + 1) * late)]
 
     @override
     def borders(self, length: int) -> list[int]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from probe.defaults import usual_length
 from probe.errors import FieldError, literal, unknown
 from probe.models.load import LoadedModel
 from probe.recording.info import InputRecord
@@ -209,11 +210,6 @@ def _kind(spec: str) -> tuple[InputKind, str]:
     if name not in INPUTS or bool(colon) != bool(INPUTS[name].argument):
         raise unknown("input kind", spec, [row.form for row in INPUTS.values()])
     return INPUTS[name], value
-
-
-def usual_length(window: int) -> int:
-    """Tokens of an input whose length nobody said: four windows M, of windows of 4096 and more two."""
-    return max(2 * window, min(4 * window, 8192))
 
 
 def draw_input(

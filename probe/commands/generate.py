@@ -1,0 +1,51 @@
+"""`probe generate`: what a model writes after a long prompt, under several schemes, beside time and memory."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from probe.commands import options, show
+from probe.commands.command import Command
+
+if TYPE_CHECKING:
+    from probe.results import Result
+
+_EXAMPLES = """\
+examples:
+  probe generate --input text:report.txt --scheme origin,mesa+logn --new 32
+  probe generate --model smollm2 --input document:moby-dick-1 --length 12288 --scheme "origin,rerope(N=2048),mesa"
+"""
+
+
+def _options(parser: argparse.ArgumentParser) -> None:
+    options.add_model(parser)
+    options.add_scheme(parser, "origin,mesa")
+    parser.add_argument("--input", default="heldout", help="the prompt, as for 'probe run' (default: heldout)")
+    parser.add_argument("--length", type=int, help="tokens of the prompt (default: as for 'probe run')")
+    parser.add_argument("--new", type=int, default=20, help="tokens to write, greedily (default: 20)")
+    options.add_seed(parser, "of what is drawn of the input")
+    options.add_output(parser)
+
+
+def _run(args: argparse.Namespace) -> None:
+    from probe.results import carry_out, writable
+    from probe.schemes import check_texts
+    from probe.tasks.generate import Generation
+
+    check_texts(args.scheme)
+    writable(args.out)
+    work = Generation(options.load(args), args.scheme, args.input, args.length, args.new, args.seed)
+    with options.bar(args.quiet) as (progress, close):
+
+        def shown(result: Result[Any]) -> None:
+            close()
+            show.generation(result, args.json)
+
+        carry_out(work, args.out, lambda line: progress(len(work.rows) / work.total, line), shown)
+
+
+COMMAND = Command(
+    "generate", "what a model writes after a long prompt under several schemes, beside time and memory", _options, _run,
+    python="weavescope.load(...).continuations(...)", more=_EXAMPLES,
+)  # fmt: skip

@@ -1,0 +1,11 @@
+"""What a run is made with where nobody said, and no model need be loaded to know."""
+
+from __future__ import annotations
+
+ROPE_SCHEMES, OTHER_SCHEMES = "origin,dynamic-ntk,rerope", "origin,rerope,stair"
+"""What a run shows, on models with and without RoPE frequencies."""
+
+
+def usual_length(window: int) -> int:
+    """Tokens of an input: four windows M, of windows of 4096 and more two."""
+    return max(2 * window, min(4 * window, 8192))
