@@ -1,142 +1,306 @@
-"""Probe runs in a thread of their own, so that moving a slider meanwhile neither blocks nor loses anything.
+"""Commands of the probe in processes of their own, one at a time, and what became of them.
 
-One at a time in the whole process: a second one would fight for the same cores.
+A job is a folder under RUNS/.jobs: what was asked, the process, how far it is, what it said. Nothing of it lives in the
+server's memory, so it survives a reload, a second tab and a restart of the server; a crash of the worker ends the
+worker alone.
 """
 
 from __future__ import annotations
 
-import logging
+import json
+import os
 import re
+import shutil
+import signal
+import subprocess
+import sys
 import threading
-from dataclasses import dataclass, field
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any, Literal
 
 from app import words
-from probe.defaults import usual_length
-from probe.errors import FieldError, ProbeError
-from probe.models.load import LoadedModel, load_model
-from probe.recording.folder import Run
-from probe.schemes import ORIGIN, resolve_schemes
-from probe.studies.run import RunSettings, run_probe
-from probe.text import parse_numbers
+from probe.errors import ProbeError
 
-MAX_LENGTH = 16_384
-"""Tokens of a run started from the page; the command line takes more."""
+PROGRESS = "WEAVESCOPE_PROGRESS"
+"""As `probe.commands.options` calls it, which would load all of the command line."""
 
-MAX_SAMPLES = 64
-MAX_VALUES = 50_000_000
-"""Recorded numbers (schemes x sites x layers x dims x positions) of a run started from the page: 200 MB in float32."""
+KEPT = 3600.0
+"""Seconds that the folder of a finished job stays: every tab has seen it end by then."""
 
-_log = logging.getLogger(__name__)
+State = Literal["running", "done", "failed"]
+
+_ended: dict[int, subprocess.Popen[bytes]] = {}
+"""Processes that this server started, to be waited for."""
+_starting = threading.Lock()
 
 
 @dataclass(frozen=True)
-class Request:
-    """What the form asks: layers and dims as text ("1,2", "0-19", "all"), length in tokens, None for the usual."""
-
-    model: str
-    layers: str = "all"
-    dims: str = "0-19"
-    sites: tuple[str, ...] = ("resid",)
-    schemes: str = "origin,dynamic-ntk,rerope"
-    input: str = "word:hello"
-    length: int | None = None
-    samples: int = 1
-
-    def settings(self, loaded: LoadedModel) -> RunSettings:
-        """Settings of the run, within the page's limits.
-
-        Raises:
-            ProbeError: numbers that do not parse, or more than a page should start.
-        """
-        length = usual_length(loaded.window) if self.length is None else self.length
-        if not 2 <= length <= MAX_LENGTH:
-            raise FieldError("length", f"2 to {MAX_LENGTH} tokens", length, hint="longer ones run with 'probe run'")
-        if not 1 <= self.samples <= MAX_SAMPLES:
-            raise FieldError("samples", f"1 to {MAX_SAMPLES}", self.samples)
-        layers = parse_numbers(self.layers, "layers", range(1, loaded.layers + 1))
-        dims = parse_numbers(self.dims, "dims", range(loaded.model.config.hidden_size))
-        schemes = len({ORIGIN, *(scheme.spec for scheme in resolve_schemes(self.schemes, loaded.window))})
-        values = schemes * len(self.sites) * len(layers) * len(dims) * length
-        if values > MAX_VALUES:
-            raise ProbeError(f"expected at most {MAX_VALUES:,} recorded numbers, got {values:,}; take fewer dims")
-        return RunSettings(
-            layers=layers, dims=dims, sites=self.sites, schemes=self.schemes,
-            input=self.input, length=length, samples=self.samples, detector=loaded.detector,
-        )  # fmt: skip
-
-
-@dataclass
 class Job:
-    """A run in progress or done: `share` is 0 to 1, `line` says what goes on; it ends with a `run` or an `error`."""
+    """One command.
 
-    request: Request
+    Attributes:
+        folder: its own, under RUNS/.jobs.
+        title: what it is, for people.
+        arguments: of `probe`.
+        out: the run folder or the file that it makes.
+        pid: of its process.
+        ticks: when that process began, as the kernel counts; None where it does not say.
+        started: seconds since the epoch.
+    """
+
+    folder: Path
+    title: str
+    arguments: tuple[str, ...]
     out: Path
-    share: float = 0.0
-    line: str = "loading the model"
-    run: Run | None = None
-    error: str | None = None
-    stopping: bool = False
-    ended: threading.Event = field(default_factory=threading.Event)
+    pid: int
+    ticks: int | None
+    started: float
+
+    @property
+    def name(self) -> str:
+        """Of its folder, and of what it makes."""
+        return self.folder.name
+
+    @property
+    def state(self) -> State:
+        """Whether it still runs, and how it ended."""
+        if _alive(self.pid, self.ticks):
+            return "running"
+        return "done" if self._made() else "failed"
+
+    def _made(self) -> bool:
+        if self.out.suffix == ".json":
+            return bool(_read(self.out).get("complete"))
+        return (self.out / "run.json").is_file()
+
+    @property
+    def progress(self) -> tuple[float, str]:
+        """Share that is done, and what it is at."""
+        found = _read(self.folder / "progress.json")
+        share, line = found.get("share", 0.0), found.get("line", "loading the model")
+        return (min(1.0, max(0.0, float(share))) if isinstance(share, int | float) else 0.0), str(line)
+
+    @property
+    def seconds(self) -> float:
+        """Since it began."""
+        return max(0.0, time.time() - self.started)
+
+    @property
+    def left(self) -> float | None:
+        """Seconds that it will still take, by what it took so far; None where it is too early to say."""
+        share = self.progress[0]
+        return None if share < 0.02 else self.seconds * (1 - share) / share
+
+    @property
+    def stopped(self) -> bool:
+        """Whether somebody stopped it."""
+        return (self.folder / "stopped").exists()
+
+    @property
+    def unfinished(self) -> Path | None:
+        """The folder with the passes that are done, from which a run goes on; None where there is none."""
+        kept = self.out.with_name(self.out.name + ".unfinished")
+        return kept if (kept / "unfinished.json").is_file() else None
 
     def stop(self) -> None:
-        """Ask it to end at the next layer; nothing is left on disk then."""
-        self.stopping = True
+        """Ask the process to end; what is done is kept."""
+        (self.folder / "stopped").touch()
+        if _alive(self.pid, self.ticks):
+            os.kill(self.pid, signal.SIGTERM)
 
-    def _progress(self, share: float, line: str) -> None:
-        # When the server ends, so does its main thread, and Python waits for this one to clean up after itself.
-        if self.stopping or not threading.main_thread().is_alive():
-            raise ProbeError("the run was stopped")
-        self.share, self.line = share, line
+    def dismiss(self) -> None:
+        """Forget a job that has ended; what it made stays."""
+        if self.state != "running":
+            shutil.rmtree(self.folder, ignore_errors=True)
 
-    def work(self) -> None:
-        """Load, run and write; every failure becomes a line in `error`."""
-        try:
-            loaded = load_model(self.request.model)
-            self.run = run_probe(loaded, self.request.settings(loaded), self.out, progress=self._progress)
-        except ProbeError as error:
-            self.error = words.plain(error)
-        except Exception as error:
-            _log.exception("the run failed")
-            self.error = (
-                f"the run failed: {type(error).__name__}: {(str(error).splitlines() or ['no reason given'])[0]}"
+    def why(self) -> str:
+        """Why it made nothing, and what to do, in a sentence."""
+        if self.stopped:
+            return "it was stopped"
+        said = self._last_line()
+        refused = re.match(r"probe: error: (.*)", said)
+        if refused:
+            return refused[1]
+        if "No space left on device" in said:
+            return "the disk is full; free some space, then start it again"
+        code = _code(self.pid)
+        if code is None or code in (-signal.SIGKILL, 128 + signal.SIGKILL) or not said:
+            return (
+                "its process was killed, most often for lack of memory; take a shorter length, fewer schemes, layers "
+                "or dims, and start it again"
             )
-        finally:
-            self.ended.set()
+        return f"it ended unforeseen ({said})"
+
+    def _last_line(self) -> str:
+        try:
+            lines = (self.folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        except OSError:
+            return ""
+        # What follows a refusal is what was kept; the refusal is what to tell.
+        refused = [line for line in lines if line.startswith("probe: error:")]
+        return (refused or lines or [""])[-1].strip()
 
 
-_slot = threading.Lock()
-_current: Job | None = None
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
-def running() -> Job | None:
-    """The run in progress, whoever started it."""
-    return _current if _current is not None and not _current.ended.is_set() else None
+def _ticks(pid: int) -> tuple[str, int] | None:
+    """State and start of a process from /proc; None where there is no such file."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    rest = text.rpartition(")")[2].split()
+    return rest[0], int(rest[19])
 
 
-def start(request: Request, root: Path) -> Job:
-    """Start a run whose folder will lie in the runs root, named by the time and the model.
+def _code(pid: int) -> int | None:
+    """The exit code of a process that this server started and that has ended; None where it is not known."""
+    process = _ended.get(pid)
+    return None if process is None else process.poll()
+
+
+def _alive(pid: int, ticks: int | None) -> bool:
+    """Whether the process runs, and is still the one that began at `ticks`."""
+    if pid in _ended and _ended[pid].poll() is not None:
+        return False
+    if ticks is None:
+        try:
+            os.kill(pid, 0)
+        except OSError:
+            return False
+        return True
+    now = _ticks(pid)
+    return now is not None and now[0] != "Z" and now[1] == ticks
+
+
+def _folder(root: Path) -> Path:
+    return root / ".jobs"
+
+
+def _job(folder: Path, row: dict[str, Any]) -> Job:
+    arguments = tuple(map(str, row["arguments"]))
+    return Job(
+        folder, str(row["title"]), arguments, Path(row["out"]), int(row["pid"]), row["ticks"], float(row["started"])
+    )
+
+
+def jobs(root: Path) -> list[Job]:
+    """Every job of a runs root, the latest first."""
+    found = []
+    for path in sorted(_folder(root).glob("*/job.json"), reverse=True):
+        row = _read(path)
+        try:
+            found.append(_job(path.parent, row))
+        except (KeyError, TypeError, ValueError):
+            continue
+    return found
+
+
+def running(root: Path) -> Job | None:
+    """The job in progress, whoever started it."""
+    return next((job for job in jobs(root) if job.state == "running"), None)
+
+
+def _tidy(root: Path) -> None:
+    """Drop the folders of jobs that ended well a while ago."""
+    for job in jobs(root):
+        if job.seconds > KEPT and job.state == "done":
+            job.dismiss()
+
+
+def start(root: Path, title: str, arguments: Sequence[str], name: str, *, file: bool = False) -> Job:
+    """Start a command whose result will lie in the runs root, named by the time and `name`.
+
+    Args:
+        root: the runs root.
+        title: what it is, for people.
+        arguments: of `probe`, without where the result goes.
+        name: what the result is called, behind the time.
+        file: the result is a file (of `probe eval`, `causes`, `generate`), not a run folder.
 
     Raises:
-        ProbeError: another one is in progress.
+        ProbeError: another one is in progress, or the runs root cannot be written.
     """
-    global _current
-    with _slot:
-        if running() is not None:
+    with _starting:
+        other = running(root)
+        if other is not None:
+            raise ProbeError(f"{other.title} is in progress; wait for it, or stop it")
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            _tidy(root)
+            folder = _free(root, name)
+            out = root / (f"{folder.name}.json" if file else folder.name)
+            return _spawn(folder, title, (*arguments, "--out", str(out), "--quiet"), out)
+        except OSError as error:
+            raise ProbeError(f"the runs folder cannot be written ({error.strerror}); mend that, or launch with another "
+                             "one: streamlit run app/main.py -- --runs DIR") from None  # fmt: skip
+
+
+def resume(root: Path, job: Job) -> Job:
+    """Go on with a run that was stopped or killed.
+
+    Raises:
+        ProbeError: another one is in progress, or nothing of it was kept.
+    """
+    kept = job.unfinished
+    if kept is None:
+        raise ProbeError("nothing of that run was kept; start it again")
+    with _starting:
+        if running(root) is not None:
             raise ProbeError("a run is in progress; wait for it, or stop it")
-        _current = Job(request, _free(root, request.model))
-        threading.Thread(target=_current.work, name="probe-run").start()
-        return _current
+        shutil.rmtree(job.folder, ignore_errors=True)
+        job.folder.mkdir(parents=True)
+        return _spawn(job.folder, job.title, ("run", "--resume", str(kept), "--quiet"), job.out)
 
 
-def _free(root: Path, model: str) -> Path:
-    """A folder name that is not taken."""
-    model = re.sub(r"[^\w.-]+", "-", Path(model).name) or "model"
-    name = f"{datetime.now():%Y%m%d-%H%M%S}-{model}"
-    taken = 1
-    out = root / name
-    while out.exists():
-        taken += 1
-        out = root / f"{name}-{taken}"
-    return out
+def _spawn(folder: Path, title: str, arguments: Sequence[str], out: Path) -> Job:
+    # Streamlit's main file puts the packages on the path; a worker has to be told where they are.
+    path = os.pathsep.join(dict.fromkeys([*(entry for entry in sys.path if entry), os.environ.get("PYTHONPATH", "")]))
+    environment = os.environ | {PROGRESS: str(folder / "progress.json"), "PYTHONPATH": path}
+    with (folder / "log.txt").open("wb") as log:
+        process = subprocess.Popen(  # noqa: S603
+            [sys.executable, "-m", "probe", *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=log, env=environment, start_new_session=True,
+        )  # fmt: skip
+    _ended[process.pid] = process
+    began = _ticks(process.pid)
+    job = Job(folder, title, tuple(arguments), out, process.pid, began and began[1], time.time())
+    row = {key: value for key, value in asdict(job).items() if key != "folder"} | {"out": str(out)}
+    (folder / "job.json").write_text(json.dumps(row, indent=1), encoding="utf-8")
+    return job
+
+
+def _free(root: Path, name: str) -> Path:
+    """A job's folder, whose name is not taken by another job, a run or a file."""
+    name = re.sub(r"[^\w.-]+", "-", Path(name).name).strip("-.") or "model"
+    stamp = f"{datetime.now():%Y%m%d-%H%M%S}-{name}"
+    for number in range(1, 1000):
+        tried = stamp if number == 1 else f"{stamp}-{number}"
+        if any((root / f"{tried}{end}").exists() for end in ("", ".json", ".unfinished")):
+            continue
+        try:
+            (_folder(root) / tried).mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return _folder(root) / tried
+    raise ProbeError("no free name for the run; wait a second")
+
+
+def remaining(job: Job) -> str:
+    """How long it ran and will run, for people."""
+    left = job.left
+    if left is None:
+        said = "a first estimate comes soon"
+    else:
+        said = "nearly done" if left < 1 else f"about {words.duration(left)} left"
+    return f"{words.duration(job.seconds)}, {said}"

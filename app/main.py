@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import streamlit as st
@@ -15,31 +16,45 @@ import streamlit as st
 sys.path.extend({str(Path(__file__).resolve().parent.parent)} - set(sys.path))
 
 from app import words
+from app.chrome import banner, toast
 from app.options import Options, parse_options
-from app.views import mesa, thresholds
 from probe.errors import ProbeError
 
 
 @dataclass(frozen=True)
 class Page:
-    """One row: its place in the address, its title, a Material icon and what draws it."""
+    """One row: its place in the address, its title, a Material icon and the module of `app.views` that draws it, which
+    is imported when somebody looks at it.
+    """
 
     path: str
     title: str
     icon: str
-    render: Callable[[Options], None]
+    module: str
+
+    def render(self, options: Options) -> None:
+        """Draw it."""
+        draw: Callable[[Options], None] = import_module(f"app.views.{self.module}").render
+        draw(options)
 
 
 PAGES = (
-    Page("thresholds", "Thresholds", ":material/show_chart:", thresholds.render),
-    Page("mesa", "Mesa split", ":material/view_comfy_alt:", mesa.render),
+    Page("break", "Will it break?", ":material/show_chart:", "breaks"),
+    Page("where", "Where does it show?", ":material/grid_on:", "where"),
+    Page("theory", "Theory", ":material/function:", "theory"),
+    Page("sees", "What does a query see?", ":material/visibility:", "sees"),
+    Page("works", "Does it still work?", ":material/fact_check:", "works"),
+    Page("runs", "Runs", ":material/folder_open:", "manage"),
 )
 
 
 def _guarded(page: Page) -> None:
     """Draw a page; what goes wrong is a message on it, never a traceback."""
     try:
-        page.render(parse_options(sys.argv[1:]))
+        options = parse_options(sys.argv[1:])
+        toast()
+        banner(options)
+        page.render(options)
     except ProbeError as error:
         st.error(words.plain(error), icon=":material/error:")
     except Exception as error:
@@ -54,7 +69,7 @@ def main() -> None:
         st.Page(partial(_guarded, row), title=row.title, icon=row.icon, url_path=row.path, default=number == 0)
         for number, row in enumerate(PAGES)
     ]
-    st.navigation(pages).run()
+    st.navigation(pages, position="top").run()
 
 
 main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -57,6 +58,11 @@ def plain(error: ProbeError) -> str:
 def literal(text: object) -> str:
     """Text from a run as Markdown code, so that nothing in it is a link, a picture or a heading."""
     return "`" + str(text).replace("`", "'").replace("\n", " ") + "`"
+
+
+def plain_markdown(text: object) -> str:
+    """Text in which Markdown sees no markup, on one line."""
+    return re.sub(r"([\\`*_{}\[\]<>()#+!|~$:])", r"\\\1", " ".join(str(text).split()))
 
 
 def model_name(model: str) -> str:
@@ -133,3 +139,36 @@ def reading(info: RunInfo, verdicts: Sequence[Verdict], detector: str, settings:
         *map(_verdict, verdicts),
         "One dimension is an observation; how far to trust it shows in how many layers and dimensions agree.",
     ])  # fmt: skip
+
+
+def count(number: int) -> str:
+    """A whole number as people write it: 12,288."""
+    return f"{number:,}"
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it: "under a second", "40 s", "3 min 20 s", "2 h 5 min"."""
+    if seconds < 1:
+        return "under a second"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min" + (f" {whole % 60} s" if whole % 60 else "")
+    return f"{whole // 3600} h" + (f" {whole % 3600 // 60} min" if whole % 3600 // 60 else "")
+
+
+def size(count: float) -> str:
+    """Bytes as people say them, in powers of ten: 42 MB."""
+    for unit, least in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= least:
+            value = count / least
+            return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
+    return f"{count:.0f} B"
+
+
+def seconds(value: float) -> str:
+    """A measured time with three digits: 12.3 s, 8.65 ms."""
+    if value >= 1:
+        return f"{value:.3g} s" if value < 100 else f"{value:.0f} s"
+    return f"{1000 * value:.3g} ms"

@@ -5,6 +5,9 @@ from __future__ import annotations
 ROPE_SCHEMES, OTHER_SCHEMES = "origin,dynamic-ntk,rerope", "origin,rerope,stair"
 """What a run shows, on models with and without RoPE frequencies."""
 
+WINDOW_FIELDS = ("max_position_embeddings", "max_seq_len", "n_positions", "seq_length")
+"""Where a model's config states its trained window, the first that is there."""
+
 
 def usual_length(window: int) -> int:
     """Tokens of an input: four windows M, of windows of 4096 and more two."""

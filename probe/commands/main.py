@@ -29,7 +29,8 @@ from probe.commands.ending import exit_code, flags, stoppable
 
 COMMANDS: tuple[Command | Group, ...] = (
     run.COMMAND, eval.COMMAND, causes.COMMAND, generate.COMMAND, audit.COMMAND, bench.COMMAND, peers.COMMAND,
-    tables.COMMAND, figure.COMMAND, models.COMMAND, schemes.COMMAND, choices.COMMAND, train.COMMAND, accept.COMMAND, app.COMMAND,
+    tables.COMMAND, figure.COMMAND, models.COMMAND, schemes.COMMAND, choices.COMMAND, train.COMMAND,
+    accept.COMMAND, app.COMMAND,
 )  # fmt: skip
 
 

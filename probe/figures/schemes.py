@@ -11,9 +11,8 @@ from itertools import groupby
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-import torch
+import numpy as np
 
-from probe.attention.dense import visible_mask
 from probe.errors import FieldError
 from probe.schemes import Scheme, parse_scheme
 
@@ -111,7 +110,8 @@ def _runs(keep: Callable[[int, int], bool]) -> list[tuple[int, int, int]]:
 def _visibility_panel(scheme: Scheme, at: float) -> list[str]:
     """The matrix of queries and keys: blue where W = d, orange where it is something else, white where unseen."""
     weave = scheme.weave_at(LENGTH)
-    seen = visible_mask(scheme.visibility_at(LENGTH), 0, LENGTH).tolist()
+    positions = np.arange(LENGTH)
+    seen = scheme.visibility_at(LENGTH).sees(positions[:, None], positions[None]).tolist()
     cell = SIDE / LENGTH
 
     def filled(colour: str, exact: bool) -> str:
@@ -150,6 +150,8 @@ def draw(spec: str) -> str:
     """One scheme as an SVG document."""
     scheme = parse_scheme(spec, WINDOW)
     panels = [_weave_panel, _visibility_panel]
+    import torch
+
     untouched = torch.ones(HEADS_DIM // 2, dtype=torch.float64)
     if not torch.equal(scheme.frequencies.factors(HEADS_DIM, BASE, 4 * LONG_WINDOW, LONG_WINDOW), untouched):
         panels.append(_frequency_panel)

@@ -21,7 +21,7 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
-from probe.defaults import OTHER_SCHEMES, ROPE_SCHEMES
+from probe.defaults import OTHER_SCHEMES, ROPE_SCHEMES, WINDOW_FIELDS
 from probe.errors import FieldError, ProbeError, literal, unknown
 from probe.models.embedded import MODELS
 from probe.models.fetched import FETCHED, fetch
@@ -30,7 +30,6 @@ from probe.seam.families import Family, family_of, unwrapped
 from probe.seam.positions import Rope
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_WINDOW_FIELDS = ("max_position_embeddings", "max_seq_len", "n_positions", "seq_length")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
@@ -153,7 +152,7 @@ def _refuse_adapter(folder: Path) -> None:
 
 def model_window(config: PretrainedConfig | SimpleNamespace) -> int | None:
     """The trained window that the config states, if it states one."""
-    for field in _WINDOW_FIELDS:
+    for field in WINDOW_FIELDS:
         value = getattr(config, field, None)
         if isinstance(value, int) and value > 1:
             return value

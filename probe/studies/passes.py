@@ -122,14 +122,8 @@ class PassStore:
 
     def _read(self, spec: str) -> Pass | None:
         """The pass in its file, whose values stay there until they are looked at."""
-        try:
-            found, said = mapped_arrays(self._path(spec))
-        except (OSError, SafetensorError, KeyError):
-            return None  # it was being written when the process died
-        if said.get("scheme") != spec:
-            return None
-        nll = np.array(found.pop(_NLL))
-        return Pass({Place.parse(key): values for key, values in found.items()}, nll, float(said["seconds"]))
+        found = _read_pass(self._path(spec))
+        return found[1] if found is not None and found[0] == spec else None
 
     def keep(self, spec: str, one: Pass) -> Pass:
         """Write a pass, under another name first, so that one that can be read is whole; what is given back is on disk
@@ -153,6 +147,23 @@ class PassStore:
     def drop(self) -> None:
         """The run is whole: what `opened` left is no longer needed."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _read_pass(path: Path) -> tuple[str, Pass] | None:
+    """A pass and its scheme from a file; None for one that was being written when its process died."""
+    try:
+        found, said = mapped_arrays(path)
+        nll = np.array(found.pop(_NLL))
+        values = {Place.parse(key): values for key, values in found.items()}
+        return said["scheme"], Pass(values, nll, float(said["seconds"]))
+    except (OSError, SafetensorError, KeyError, ValueError):
+        return None
+
+
+def done_passes(folder: Path) -> dict[str, Pass]:
+    """The passes by scheme that an unfinished run has so far, in the order in which they were done."""
+    paths = sorted(folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime)
+    return dict(filter(None, map(_read_pass, paths)))
 
 
 def read_about(folder: Path) -> dict[str, Any]:

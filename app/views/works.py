@@ -1,0 +1,155 @@
+"""Does it still work? Tasks by length, how far each scheme goes, and what it costs, from result tables."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from app import jobs, words
+from app.chrome import keep, title
+from app.look import chart, look
+from app.new_run import trained_models
+from app.options import Options
+from app.runs import Stored, results
+from app.scores import accuracy, cost, depths, effective_context, likelihood, schemes_of
+from probe.errors import ProbeError
+from probe.schemes import resolve_schemes
+from probe.text import parse_numbers
+
+TASKS = {"Pass key": "passkey", "Likelihood": "nll"}
+
+
+def render(options: Options) -> None:
+    """Draw the page.
+
+    Raises:
+        ProbeError: what was asked to be measured does not fit.
+    """
+    title("Does it still work?", "How far does this model really go, with which scheme, at what cost?")
+    found = results(options.runs, "eval")
+    models = list(dict.fromkeys(one.model for one in [*found, *results(options.runs, "bench")]))
+    if not models:
+        st.info("No result is here yet. Measure one below, or: `probe eval --out runs/eval.json`.")
+        _measure(options)
+        return
+    keep("model", models)
+    model = st.selectbox("Model", models, key="model", bind="query-params", help="Of which there are results.")
+    mine = [one for one in found if one.model == model]
+    for task, draw in (("passkey", _keys), ("nll", _nats)):
+        of_task = [one for one in mine if one.value["settings"].get("task") == task]
+        if of_task:
+            draw(of_task)
+    _costs([one for one in results(options.runs, "bench") if one.model == model], model)
+    _measure(options)
+
+
+def _chosen(found: list[Stored], key: str) -> tuple[dict[str, Any], list[str]]:
+    """A result and the schemes of it that are shown."""
+    named = {one.name + (" (example)" if one.example else ""): one for one in found}
+    left, right = st.columns([1, 2], gap="medium")
+    keep(key, list(named))
+    name = left.selectbox("Result", list(named), key=key)
+    value = named[name].value
+    schemes = schemes_of(value["rows"])
+    shown = right.pills(
+        "Schemes", schemes, selection_mode="multi", default=schemes[:8], key=f"{key} schemes {name}",
+    )  # fmt: skip
+    if not value.get("complete", True):
+        st.caption("This measurement was stopped before its last row.")
+    return value, [scheme for scheme in schemes if scheme in (shown or [])]
+
+
+def _keys(found: list[Stored]) -> None:
+    st.subheader("Pass key", anchor="passkey")
+    value, shown = _chosen(found, "passkey")
+    left, right = st.columns([3, 2], gap="medium")
+    with left:
+        chart(
+            accuracy(value, shown, look()), "accuracy chart", "Share of pass keys found, by length, under each scheme"
+        )
+        samples = value["settings"].get("samples")
+        st.caption(f"A five-digit key hidden in filler; {samples} samples a length, bars are 95% intervals (Wilson).")
+    with right:
+        _context(value, "finds the key at least half as often as the trained model inside its window")
+    maps = [(scheme, figure) for scheme in shown if (figure := depths(value["rows"], scheme, look())) is not None]
+    if maps:
+        columns = st.columns(min(3, len(maps)), gap="medium")
+        for number, (scheme, figure) in enumerate(maps):
+            with columns[number % len(columns)]:
+                chart(figure, f"depth {scheme}", f"Pass keys found under {scheme} by depth and length")
+    elif shown:
+        st.caption("By depth: this result did not keep its samples; measure again to see them.")
+
+
+def _nats(found: list[Stored]) -> None:
+    st.subheader("Likelihood", anchor="likelihood")
+    value, shown = _chosen(found, "nll")
+    left, right = st.columns([3, 2], gap="medium")
+    with left:
+        chart(likelihood(value, shown, look()), "nll chart", "Nats per token by length, under each scheme")
+        st.caption("Mean over the last tokens of every window; bars are 95% intervals over windows.")
+    with right:
+        _context(value, "stays within 0.2 nats of the trained model inside its window")
+
+
+def _context(value: dict[str, Any], works: str) -> None:
+    st.markdown(
+        f"**Effective context**: the longest measured length up to which a scheme {works}, at every one measured."
+    )
+    rows = effective_context(value)
+    st.dataframe(rows, hide_index=True, key=f"context {works}", height=min(300, 40 + 36 * len(rows)))
+
+
+def _costs(found: list[Stored], model: str) -> None:
+    st.subheader("Time and memory", anchor="cost")
+    if not found:
+        st.caption(f"Not measured for {words.literal(model)} here; this does it:")
+        st.code(f"probe bench prefill --model {shlex.quote(model)} --out runs/bench.json", language="bash")
+        return
+    value, shown = _chosen(found, "bench")
+    figure = cost(value, shown, look())
+    if figure is None:
+        st.info("This benchmark has neither times nor bytes.")
+        return
+    chart(figure, "cost chart", "Time or memory by length, under each scheme")
+    st.caption(
+        "Medians; bars from the fastest to the slowest repeat. `stock` is transformers' own SDPA on the same weights."
+    )
+
+
+def _measure(options: Options) -> None:
+    models = trained_models(options)
+    with st.expander("Measure", icon=":material/play_circle:"):
+        if not models:
+            st.info("No model to run yet. Launch with your own: `streamlit run app/main.py -- --model FOLDER`.")
+            return
+        with st.form("measure", border=False):
+            first, second = st.columns(2)
+            model = first.selectbox("Model", models, format_func=lambda name: Path(name).name or name)
+            task = second.segmented_control("Task", list(TASKS), default="Pass key", required=True)
+            schemes = st.text_input("Schemes", "origin,rerope,rerope+logn,mesa+logn", help="Separated by commas.")
+            third, fourth = st.columns(2)
+            lengths = third.text_input("Lengths", "", placeholder="M/4, M/2, M, 2M", help="Tokens: `512,1024,2048`.")
+            samples = fourth.number_input("Samples", 1, 500, 20, help="Per length.")
+            pressed = st.form_submit_button("Measure", type="primary", disabled=jobs.running(options.runs) is not None)
+        if pressed:
+            _start(options, model, TASKS[task or "Pass key"], schemes, lengths, int(samples))
+
+
+def _start(options: Options, model: str, task: str, schemes: str, lengths: str, samples: int) -> None:
+    resolve_schemes(schemes, 4096)
+    chosen = []
+    if lengths.strip():
+        numbers = parse_numbers(lengths, "lengths", ())
+        if not numbers or max(numbers) > 65_536 or min(numbers) < 2:
+            raise ProbeError("lengths: expected 2 to 65,536 tokens each; longer ones run with 'probe eval'")
+        chosen = ["--lengths", lengths]
+    name = Path(model).name or model
+    arguments = ["eval", "--model", model, "--task", task, "--scheme", schemes, "--samples", str(samples), *chosen]
+    st.session_state["watched"] = jobs.start(
+        options.runs, f"{task} of {name}", arguments, f"{task}-{name}", file=True
+    ).name  # fmt: skip
+    st.rerun()
