@@ -40,6 +40,10 @@ def choose_run(options: Options) -> Run | None:
     """
     _take_finished(options)
     names = run_names(options.runs)
+    # Chosen by what was drawn after the widget, which cannot be set any more then.
+    wanted = st.session_state.pop("go_to", None)
+    if wanted in names:
+        st.session_state["run"] = wanted
     missing = _asked_for(names)
     keep("run", names)
     left, facts, new = st.columns([6, 1.4, 1.4], vertical_alignment="bottom")

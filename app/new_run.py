@@ -40,14 +40,6 @@ HINTS = {
     "token": "For models without a tokenizer.",
 }
 
-SITES = {
-    "resid": "a layer's output", "attn": "its attention's output", "mlp": "its MLP's output",
-    "entropy": "attention's entropy, per head", "score_max": "largest score, per head",
-    "score_lse": "log-sum-exp of the scores, per head", "first_mass": "attention on the first token, per head",
-    "far_mass": "attention past M, per head",
-}  # fmt: skip
-"""Sites on offer; others, a plugin's, can be typed."""
-
 
 @dataclass(frozen=True)
 class Request:
@@ -104,8 +96,8 @@ class Request:
         Raises:
             ProbeError: layers or dims that do not parse, or that the model does not have.
         """
-        layers = parse_numbers(self.layers, "layers", range(1, found.layers + 1))
-        dims = parse_numbers(self.dims, "dims", range(found.hidden))
+        layers = _within(self.layers, "layers", range(1, found.layers + 1))
+        dims = _within(self.dims, "dims", range(found.hidden))
         return len(self.sites) * len(layers) * len(dims)
 
     def values(self, found: ModelFacts | None) -> int | None:
@@ -114,6 +106,19 @@ class Request:
         if found is None or length is None or not (found.layers and found.hidden):
             return None
         return len(self.specs(found.window or 4096)) * length * self.a_position(found)
+
+
+def _within(text: str, field: str, known: range) -> tuple[int, ...]:
+    """Numbers that the model has.
+
+    Raises:
+        ProbeError: others, or none at all.
+    """
+    numbers = parse_numbers(text, field, known)
+    for number in numbers:
+        if number not in known:
+            raise FieldError(field, f"{known.start} to {known.stop - 1}", number)
+    return numbers
 
 
 def trained_models(options: Options) -> list[str]:
@@ -214,8 +219,8 @@ def _rest(kind: str) -> tuple[int, str, str, list[str]]:
         "Dimensions", "0-19", key="new_dims", help="Of the hidden state, from 0: `1,6` or `0-19` or `all`."
     )
     sites = st.multiselect(
-        "Sites", list(SITES), default=["resid"], key="new_sites", accept_new_options=True,
-        help="Where values are recorded: " + "; ".join(f"`{name}` {said}" for name, said in SITES.items()) + ".",
+        "Sites", list(words.SITES), default=["resid"], key="new_sites", accept_new_options=True,
+        help="Where values are recorded: " + "; ".join(f"`{name}` {said}" for name, said in words.SITES.items()) + ".",
     )  # fmt: skip
     return (int(samples) if kind not in ("word", "token") else 1), layers, dims, sites
 

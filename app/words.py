@@ -8,7 +8,6 @@ from pathlib import Path
 
 from probe.errors import ProbeError
 from probe.recording.info import RunInfo
-from probe.recording.sites import SITES
 from probe.thresholds.detectors import DETECTORS, DetectorSettings
 from probe.thresholds.verdicts import Verdict
 
@@ -32,7 +31,15 @@ RUN_LENGTH = (
     "Positions for which a crossing must hold to count. It is also the width over which the likelihood is smoothed."
 )
 SLACK = "Robust standard deviations by which the in-window range, and the likelihood's band, are widened."
-SITE = "Where values were recorded: " + ", ".join(f"`{row.name}` {row.help}" for row in SITES.values()) + "."
+SITES = {
+    "resid": "a layer's output", "attn": "its attention's output", "mlp": "its MLP's output",
+    "entropy": "attention's entropy, per head", "score_max": "largest score, per head",
+    "score_lse": "log-sum-exp of the scores, per head", "first_mass": "attention on the first token, per head",
+    "far_mass": "attention past M, per head",
+}  # fmt: skip
+"""Sites on offer; others, a plugin's, can be typed."""
+
+SITE = "Where values were recorded: " + ", ".join(f"`{name}` {said}" for name, said in SITES.items()) + "."
 
 
 _LABELS = {

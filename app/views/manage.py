@@ -163,7 +163,7 @@ def _change(options: Options, run: Run) -> None:
         pressed = right.form_submit_button("Rename", width="stretch")
     if pressed and to != name:
         rename(options.runs, name, to.strip())
-        st.session_state["run"] = to.strip()
+        st.session_state["go_to"] = to.strip()
         st.session_state["told"] = f"{name} is now {to.strip()}."
         st.rerun()
     if st.button("Delete this run", icon=":material/delete:", key="delete"):
@@ -176,7 +176,6 @@ def _confirm(options: Options, name: str) -> None:
     yes, no = st.columns(2)
     if yes.button("Delete it", type="primary", width="stretch", key="delete_yes"):
         delete(options.runs, name)
-        st.session_state.pop("run", None)
         st.session_state["told"] = f"{name} is deleted."
         st.rerun()
     if no.button("Keep it", width="stretch", key="delete_no"):
