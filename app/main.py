@@ -12,13 +12,32 @@ from pathlib import Path
 
 import streamlit as st
 
+
+def _send_for_plotly() -> None:
+    """Let a browser that comes for the first time fetch the plotting library, 5 MB, while Python still imports and
+    reads: an empty chart, out of sight, for one redraw.
+    """
+    if "sent_for_plotly" in st.session_state:
+        return
+    st.session_state["sent_for_plotly"] = True
+    st.html("<style>.st-key-plotly{position:absolute;height:0;overflow:hidden;opacity:0}</style>")
+    with st.container(key="plotly"):
+        st.plotly_chart(
+            {"data": [{"type": "scatter", "y": [0]}], "layout": {"height": 20}}, key="sent_for", alt="nothing yet"
+        )
+
+
+if __name__ == "__main__":
+    st.set_page_config(page_title="weavescope", page_icon=str(Path(__file__).parent / "icon.svg"), layout="wide")
+    _send_for_plotly()
+
 # Streamlit puts this file's folder on the path, not the one above it, which holds the packages in a checkout.
 sys.path.extend({str(Path(__file__).resolve().parent.parent)} - set(sys.path))
 
-from app import words
-from app.chrome import banner, toast
-from app.options import Options, parse_options
-from probe.errors import ProbeError
+from app import words  # noqa: E402 - the packages are on the path from here on
+from app.chrome import banner, toast  # noqa: E402
+from app.options import Options, parse_options  # noqa: E402
+from probe.errors import ProbeError  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -64,7 +83,6 @@ def _guarded(page: Page) -> None:
 
 def main() -> None:
     """Draw the shell and the page that was asked for."""
-    st.set_page_config(page_title="weavescope", page_icon=":material/show_chart:", layout="wide")
     pages = [
         st.Page(partial(_guarded, row), title=row.title, icon=row.icon, url_path=row.path, default=number == 0)
         for number, row in enumerate(PAGES)

@@ -151,7 +151,8 @@ def row(scheme, length, accuracy):
 def test_effective_context_ends_before_the_first_length_that_fails():
     settings = {"window": 64, "task": "passkey", "samples": 10}
     rows = [row("origin", 32, 0.9), row("origin", 64, 1.0), row("origin", 128, 0.1), row("origin", 256, 0.9),
-            row("a", 32, 0.5), row("a", 64, 0.6), row("a", 128, 0.5), row("a", 256, 0.5), row("b", 32, 0.0)]  # fmt: skip
+            row("a", 32, 0.5), row("a", 64, 0.6), row("a", 128, 0.5), row("a", 256, 0.5),
+            row("b", 32, 0.0)]  # fmt: skip
     found = {one["scheme"]: one["works up to"] for one in effective_context({"settings": settings, "rows": rows})}
     assert found == {"origin": "64", "a": "256, the longest measured", "b": "below 32"}
     told = effective_context({"settings": settings, "rows": [row("a", 32, 1.0)]})

@@ -1,206 +1,213 @@
-"""The dashboard as a user meets it: the real server and a headless Chromium, driven by its devtools protocol."""
+"""The dashboard as a user meets it: the real server and a headless Chromium, driven by Playwright.
 
-import base64
+With WEAVESCOPE_SCREENSHOTS=docs/figures/app the walk writes the screenshots of README and docs there.
+"""
+
 import contextlib
 import json
 import os
-import re
-import shutil
 import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import pytest
-from websockets.sync.client import connect
+from browser import CHROMIUM, FLAGS, serving
 
-from probe.recording.place import Place
+from probe.commands.main import main
 from probe.thresholds.verdicts import read_verdicts
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
-MAIN = Path(__file__).parents[2] / "app" / "main.py"
+playwright = pytest.importorskip("playwright.sync_api")
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason=f"no Chromium on PATH: {', '.join(NAMES)}"),
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH"),
 ]
 
-FLAGS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update", "--disable-default-apps", "--hide-scrollbars",
-    "--remote-debugging-port=0", "--remote-allow-origins=*",
-)  # fmt: skip
-
-KEY_CODES = {"ArrowRight": 39}
-
-
-class Page:
-    """One tab."""
-
-    def __init__(self, socket):
-        self._socket = socket
-        self._number = 0
-
-    def call(self, method, **parameters):
-        self._number += 1
-        self._socket.send(json.dumps({"id": self._number, "method": method, "params": parameters}))
-        while True:
-            answer = json.loads(self._socket.recv(timeout=60))
-            if answer.get("id") == self._number:
-                assert "error" not in answer, answer
-                return answer["result"]
-
-    def value(self, script):
-        """What a line of JavaScript gives."""
-        return self.call("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
-
-    def text(self):
-        """All text of the page, also that of figures and of what a canvas says to screen readers."""
-        return self.value("document.body ? document.body.textContent : ''")
-
-    def wait(self, script, seconds=60):
-        """Until the script gives something true."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            found = self.value(f"!!({script})")
-            if found:
-                return
-            time.sleep(0.2)
-        raise AssertionError(f"not so after {seconds} s: {script}\n{self.text()}")
-
-    def press(self, key):
-        """A key, down and up."""
-        for kind in ("keyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=KEY_CODES[key])
-
-    def screenshot(self, path):
-        shot = self.call("Page.captureScreenshot", format="png")
-        Path(path).write_bytes(base64.b64decode(shot["data"]))
+PAGES = {
+    "breaks": ("", "Will it break?"),
+    "where": ("where", "Where does it show?"),
+    "theory": ("theory", "Theory"),
+    "sees": ("sees", "What does a query see?"),
+    "works": ("works", "Does it still work?"),
+    "runs": ("runs", "Runs"),
+}
+SIZES = {"wide": {"width": 1280, "height": 800}, "phone": {"width": 390, "height": 844}}
+DRAWN = ".js-plotly-plot .xtick"
+ALERT = "[data-testid=stAlertContentError]"
 
 
-def _port(process, log, seconds=60):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        found = re.search(r"DevTools listening on ws://[^:]+:(\d+)/", log.read_text(errors="replace"))
-        if found:
-            return int(found[1])
-        assert process.poll() is None, log.read_text(errors="replace")
-        time.sleep(0.1)
-    raise AssertionError(f"Chromium did not start in {seconds} s:\n{log.read_text(errors='replace')}")
+@pytest.fixture(scope="module")
+def chromium():
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
 
 
-@contextlib.contextmanager
-def browse(binary, url, folder, width=1400, height=1700):
-    """A tab that has opened `url`; `folder` is for Chromium's profile and its log."""
-    log = folder / "chromium.log"
-    with log.open("wb") as sink:
-        process = subprocess.Popen(
-            [binary, *FLAGS, f"--user-data-dir={folder / 'profile'}", f"--window-size={width},{height}", url],
-            stdout=sink, stderr=sink,
-        )  # fmt: skip
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{_port(process, log)}/json/list", timeout=30) as answer:
-            tab = next(target for target in json.load(answer) if target["type"] == "page")
-        with connect(tab["webSocketDebuggerUrl"], max_size=None) as socket:
-            yield Page(socket)
-    finally:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(20)
-        if process.poll() is None:
-            process.kill()
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("browser")
+
+
+@pytest.fixture(scope="module")
+def port(place):
+    """The dashboard, launched from a foreign folder."""
+    with serving(place) as (port, _):
+        yield port
 
 
 @pytest.fixture
-def server(runs, tmp_path, tiny_folder):
-    """Address of the dashboard, launched from a foreign folder."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
-    log = tmp_path / "streamlit.log"
-    command = [sys.executable, "-m", "streamlit", "run", str(MAIN), "--server.port", str(port)]
-    with log.open("wb") as sink:
-        process = subprocess.Popen(
-            [*command, "--", "--runs", str(runs), "--model", str(tiny_folder)], cwd=tmp_path, stdout=sink, stderr=sink,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-    try:
-        _await_server(port, process, log)
-        yield port
-    finally:
-        process.terminate()
-        process.wait(30)
+def tab(chromium, port):
+    """Open a page; everything it asks of another host, and every traceback, fails the test."""
+    foreign, contexts = [], []
+
+    def open_it(path="", size="wide", scheme="light", wait=DRAWN):
+        context = chromium.new_context(viewport=SIZES[size], color_scheme=scheme)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        page.on("request", lambda request: None if f"localhost:{port}" in request.url or request.url.startswith(
+            ("data:", "blob:")) else foreign.append(request.url))  # fmt: skip
+        page.goto(f"http://localhost:{port}/{path}")
+        page.wait_for_selector(wait)
+        return page
+
+    yield open_it
+    for context in contexts:
+        context.close()
+    assert not foreign
 
 
-def _await_server(port, process, log, seconds=90):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        with (
-            contextlib.suppress(urllib.error.URLError, ConnectionError),
-            urllib.request.urlopen(f"http://localhost:{port}/_stcore/health", timeout=5) as answer,
-        ):
-            if answer.status == 200:
-                return
-        assert process.poll() is None, log.read_text(errors="replace")
-        time.sleep(0.2)
-    raise AssertionError(f"the dashboard did not start in {seconds} s:\n{log.read_text(errors='replace')}")
+def settled(page):
+    """Wait until nothing is being drawn any more."""
+    page.wait_for_timeout(400)
+    page.wait_for_function("!document.querySelector('[data-testid=stStatusWidget]')")
+    page.wait_for_timeout(400)
 
 
-def content(selector):
-    """JavaScript for an element's text, "" where it is not there yet."""
-    return f"(document.querySelector({selector!r}) || {{textContent: ''}}).textContent"
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", list(SIZES))
+def test_every_page_is_whole_in_both_themes_and_at_both_widths(tab, place, size, scheme):
+    docs = os.environ.get("WEAVESCOPE_SCREENSHOTS")
+    folder = Path(docs or place)
+    folder.mkdir(parents=True, exist_ok=True)
+    page = tab("", size, scheme)
+    for name, (path, title) in PAGES.items():
+        page.goto(page.url.split("/", 3)[0] + "//" + page.url.split("/")[2] + "/" + path)
+        page.wait_for_selector(DRAWN)
+        settled(page)
+        assert page.locator("h1", has_text=title).count() == 1
+        assert page.locator(ALERT).count() == 0
+        assert page.evaluate("document.documentElement.scrollWidth") <= SIZES[size]["width"]
+        background = page.evaluate("getComputedStyle(document.querySelector('.stApp')).backgroundColor")
+        light = sum(int(part) for part in background[4:-1].split(",")[:3]) > 380
+        assert light == (scheme == "light")
+        for chart in page.locator(".js-plotly-plot").all():
+            box = chart.bounding_box()
+            assert box is None or box["width"] < 30 or box["width"] >= 200
+        shown = (size, scheme) == ("wide", "light") or name == "breaks"
+        if shown or not docs:
+            page.screenshot(path=folder / f"{name}-{size}-{scheme}.png")
 
 
-FIGURE, TABLE, ALERT = (
-    content(".js-plotly-plot"),
-    content("[data-testid=stDataFrame]"),
-    content("[data-testid=stAlert]"),
-)
+def test_the_answer_stands_above_the_fold(tab):
+    page = tab()
+    for text in ("As trained it breaks at", "breaks at 876"):
+        box = page.get_by_text(text).first.bounding_box()
+        assert box["y"] + box["height"] < 500
+    assert page.locator(".js-plotly-plot:has(.annotation)").first.bounding_box()["y"] < 500
 
 
-def test_figure_and_table_are_drawn_and_follow_the_slider(server, runs, probe_into, tmp_path):
-    run = probe_into(runs / "first")
-    with browse(CHROMIUM, f"http://localhost:{server}/", tmp_path) as page:
-        page.wait(f"{FIGURE}.includes('resid, layer 1, dim 0')")
-        page.wait(f"{TABLE}.includes('rerope')")
-        for text in ("M = 64", "H = ", "origin", "dynamic-ntk", "rerope", "negative log-likelihood"):
-            assert text in page.value(FIGURE)
-        for text in ("Threshold H", "Predicted failure", "Measured failure"):
-            assert text in page.value(TABLE)
-        for one in read_verdicts(run):
-            if one.place.under("origin") == Place("origin", "resid", 1, 0) and one.predicted is not None:
-                assert str(one.predicted) in page.value(TABLE)
-        assert "reads 160 tokens" in page.text()
+def test_a_run_from_the_dialog_is_the_command_lines_and_every_tab_sees_it(tab, place, capsys):
+    page, other = tab(), tab("theory")
+    page.get_by_role("button", name="New run").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_text("about").first.wait_for()
+    dialog.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_text("Run of rope").first.wait_for()
+    other.get_by_text("Run of rope").first.wait_for()
+    page.reload()
+    page.get_by_text("is done").first.wait_for()
+    other.get_by_text("is done").first.wait_for()
+    (made,) = (place / "runs").glob("*-rope/run.json")
+    page.goto(page.url.split("?")[0] + f"?run={made.parent.name}")
+    page.wait_for_selector(DRAWN)
+    settled(page)
 
-        page.value("document.querySelector('input[type=range][aria-label=Layer]').focus()")
-        page.press("ArrowRight")
-        page.wait(f"{FIGURE}.includes('resid, layer 2, dim 0')")
-        page.screenshot(tmp_path / "page.png")
-        assert (tmp_path / "page.png").stat().st_size > 20_000
+    capsys.readouterr()
+    assert main(["run", "--layer", "all", "--dim", "0-19", "--out", str(place / "by hand"), "--json", "--quiet"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    for scheme in ("origin", "dynamic-ntk", "rerope"):
+        measured = next(row["measured"] for row in rows if row["scheme"] == scheme)
+        crossing = [row["predicted"] for row in rows if row["scheme"] == scheme and row["predicted"] is not None]
+        line = page.locator(".ws-answer", has=page.get_by_text(scheme, exact=True)).inner_text()
+        assert f"breaks at {measured:,}" in line if measured is not None else "no failure up to 2,048" in line
+        assert f"{len(crossing)} of 80" in line
+    marks = page.evaluate(
+        "[...document.querySelectorAll('.js-plotly-plot')].flatMap(one => one.data || [])"
+        ".filter(one => (one.name || '').endsWith('measured failure')).map(one => [one.name, Number(one.x[0])])"
+    )
+    assert dict(marks) == {
+        f"{row['scheme']}: measured failure": row["measured"] for row in rows if row["measured"] is not None
+    }
+    from probe.recording.folder import Run
+
+    again = [one.to_json() if hasattr(one, "to_json") else one for one in read_verdicts(Run(made.parent))]
+    assert len(again) == len(rows)
 
 
-def test_a_run_that_cannot_be_made_says_why(server, runs, tmp_path):
-    """The form's default is a word, which a model without a tokenizer cannot read: its error reaches the page."""
-    with browse(CHROMIUM, f"http://localhost:{server}/", tmp_path) as page:
-        page.wait(f"{ALERT}.includes('There are no runs')")
-        page.wait("document.querySelector('[data-testid=stFormSubmitButton] button')")
-        page.value("document.querySelector('[data-testid=stFormSubmitButton] button').click()")
-        page.wait(f"{ALERT}.includes('has no tokenizer')")
-        assert "Traceback" not in page.text()
+def test_a_run_is_deleted_after_a_confirmation(tab, place, probe_into):
+    probe_into(place / "runs" / "doomed")
+    page = tab("runs?run=doomed")
+    page.get_by_role("button", name="Delete this run").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_role("button", name="Keep it").click()
+    dialog.wait_for(state="hidden")
+    assert (place / "runs" / "doomed").is_dir()
+    page.get_by_role("button", name="Delete this run").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete it").click()
+    page.get_by_text("doomed is deleted").wait_for()
+    assert not (place / "runs" / "doomed").exists()
 
 
-def test_the_mesa_page_is_offered_and_draws_its_split(server, tmp_path):
-    with browse(CHROMIUM, f"http://localhost:{server}/", tmp_path) as page:
-        page.wait(f"{content('[data-testid=stSidebarNav]')}.includes('Mesa split')")
-        page.value("[...document.querySelectorAll('[data-testid=stSidebarNav] a')].at(-1).click()")
-        page.wait("[...document.images].some(image => image.complete && image.naturalWidth >= 500)")
-        assert "Middle chunks" in page.text()
+def test_a_cell_of_the_map_shows_its_curve(tab):
+    page = tab("where?run=rope-hello")
+    settled(page)
+    page.get_by_text("over position. Click a cell").wait_for()
+    # A click where layer 2, dim 3 is drawn.
+    at = page.evaluate(
+        "(() => { const one = [...document.querySelectorAll('.js-plotly-plot')].find(plot => plot.layout?.yaxis?.title"
+        "?.text === 'layer'); const box = one.getBoundingClientRect(), size = one._fullLayout; return [box.left + "
+        "size.xaxis._offset + size.xaxis.d2p(3), box.top + size.yaxis._offset + size.yaxis.d2p(1)]; })()"
+    )
+    page.mouse.move(*at)
+    page.mouse.click(*at)
+    page.get_by_text("resid, layer 2, dim 3 over position").wait_for()
 
 
-def test_only_this_machine_can_open_it(server):
+def test_a_prompt_of_ones_own_is_read_by_mesa_beside_the_model_as_trained(tab):
+    page = tab("sees")
+    page.get_by_role("tab", name="Your own text").click()
+    page.get_by_label("or paste a text").fill("The grass is green. The sky is blue. " * 120)
+    page.get_by_label("or paste a text").press("Control+Enter")
+    page.get_by_role("button", name="Read it").click()
+    page.get_by_text("mesa wrote").wait_for()
+    assert "above the loaded model" in page.inner_text("body")
+
+
+def test_a_chart_has_a_name_for_screen_readers_and_controls_have_labels(tab):
+    page = tab()
+    settled(page)
+    assert page.get_by_label("Likelihood and hidden dimensions over position").count() == 1
+    bare = page.evaluate(
+        "[...document.querySelectorAll('input:not([type=hidden]), button')].filter(one => one.offsetParent "
+        "&& !one.labels?.length && !one.getAttribute('aria-label') && !one.textContent.trim() && !one.getAttribute('aria-labelledby'))"
+        ".map(one => one.outerHTML.slice(0, 200))"
+    )
+    assert bare == []
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement !== document.body")
+
+
+def test_only_this_machine_can_open_it(port):
     """The address is bound to localhost, also when launched from a folder without a config file."""
     with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as probe:
         try:
@@ -210,4 +217,4 @@ def test_only_this_machine_can_open_it(server):
             pytest.skip("this machine has no outward address")
     with contextlib.closing(socket.socket()) as knock:
         knock.settimeout(5)
-        assert knock.connect_ex((outward, server)) != 0
+        assert knock.connect_ex((outward, port)) != 0
