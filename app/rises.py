@@ -71,3 +71,60 @@ def rises(result: Mapping[str, Any], scheme: str, now: Look) -> dict[str, Any]:
 def _times(length: int, window: int) -> str:
     """A length in windows, which leaves room on the axis."""
     return f"{length / window:.3g}M"
+
+
+def by_frequency(result: Mapping[str, Any], scheme: str, now: Look) -> dict[str, Any]:
+    """What each group of rotary frequencies does at unseen distances: alone, and when it is spared them.
+
+    Args:
+        result: of kind "frequencies".
+        scheme: of those in it.
+        now: the theme.
+    """
+    rows = [row for row in result["rows"] if row["scheme"] == scheme]
+    whole = next((row for row in rows if row["what"] == "whole"), None)
+    names = {"alone": ("only it sees them", "circle"), "spared": ("all but it see them", "diamond-open")}
+    colours = (DARK if now.dark else COLOURS)[1:3]
+    data = []
+    for (what, (name, symbol)), colour in zip(names.items(), colours, strict=True):
+        mine = sorted((row for row in rows if row["what"] == what), key=lambda row: int(row["first"]))
+        data.append({
+            "type": "scatter", "mode": "lines+markers", "name": name, "x": [_group(row) for row in mine],
+            "y": [row["rise"] for row in mine], "line": {"color": colour, "width": 1.4},
+            "marker": {"symbol": symbol, "size": 8, "color": colour},
+            "customdata": [f"{row['turns']:.3g}" for row in mine],
+            "error_y": {
+                "type": "data", "symmetric": False, "thickness": 1, "width": 3, "color": colour,
+                "array": [row["high"] - row["rise"] for row in mine],
+                "arrayminus": [row["rise"] - row["low"] for row in mine],
+            },
+            "hovertemplate": f"frequency %{{x}}, %{{customdata}} turns in M<br>{name}: %{{y:.2f}} nats<extra></extra>",
+        })  # fmt: skip
+    figure: dict[str, Any] = {"data": data, "layout": layout(now, 300, shapes=[], annotations=[])}
+    figure["layout"]["margin"] = {"l": 52, "r": 16, "t": 40, "b": 44}
+    figure["layout"]["xaxis"] = axis(now, "rotary frequency, fastest first", type="category", showgrid=False)
+    figure["layout"]["yaxis"] = axis(now, "rise (nats per token)")
+    slow = [number for number, row in enumerate(data[0]["customdata"]) if float(row) < 1]
+    if slow:
+        figure["layout"]["shapes"].append({
+            "type": "rect", "x0": slow[0] - 0.5, "x1": slow[-1] + 0.5, "yref": "paper", "y0": 0, "y1": 1,
+            "fillcolor": now.faint, "opacity": 0.12, "line": {"width": 0}, "layer": "below",
+        })  # fmt: skip
+        figure["layout"]["annotations"].append({
+            "x": slow[-1] + 0.45, "xanchor": "right", "yref": "paper", "y": 0.02, "yanchor": "bottom",
+            "showarrow": False, "text": "less than one turn in M", "font": {"color": now.faint, "size": 12},
+        })  # fmt: skip
+    if whole is not None:
+        figure["layout"]["shapes"].append({
+            "type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": whole["rise"], "y1": whole["rise"],
+            "line": {"color": now.threshold, "width": 1.2, "dash": "dash"},
+        })  # fmt: skip
+        figure["layout"]["annotations"].append({
+            "xref": "paper", "x": 0, "xanchor": "left", "y": whole["rise"], "yanchor": "bottom", "showarrow": False,
+            "text": f"all of them: {whole['rise']:.2f}", "font": {"color": now.threshold, "size": 12},
+        })  # fmt: skip
+    return figure
+
+
+def _group(row: Mapping[str, Any]) -> str:
+    return str(row["first"]) if row["first"] == row["last"] else f"{row['first']} to {row['last']}"

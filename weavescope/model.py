@@ -15,6 +15,7 @@ from probe.results import Result
 from probe.schemes import ORIGIN, Scheme, parse_scheme
 from probe.seam.apply import apply_scheme
 from probe.studies.causes import CauseRow, Causes
+from probe.studies.frequencies import FrequencyRow, FrequencyStudy
 from probe.studies.run import Numbers, RunSettings, SchemesAsked, run_probe
 from probe.tasks.audit import audit
 from probe.tasks.evaluate import Evaluation
@@ -300,6 +301,40 @@ class Model:
             ProbeError: what does not fit the model.
         """
         work = Causes(self.loaded, schemes, length, samples, seed, measure, tail, lengths)
+        for line in work.run():
+            if progress is not None:
+                progress(len(work.rows) / work.total, line)
+        return work.result(True)
+
+    def frequencies(
+        self,
+        schemes: SchemesAsked = ORIGIN,
+        *,
+        length: int | None = None,
+        groups: int | None = None,
+        samples: int = 2,
+        tail: int | None = None,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> Result[FrequencyRow]:
+        """Which rotary frequencies cause the failure past the window, from passes no longer than the window.
+
+        Args:
+            schemes: text, objects or both; none of them weaves.
+            length: tokens of the long input that is stood for; default 2M.
+            groups: of neighbouring frequencies; default each by itself.
+            samples: shipped documents.
+            tail: last tokens that a rise is a mean over; default M/4.
+            seed: of where the documents' windows end.
+            progress: told how far it is.
+
+        Returns:
+            A row per scheme and group: it alone at unseen distances, and all but it.
+
+        Raises:
+            ProbeError: a model without RoPE, a scheme that weaves, or what does not fit.
+        """
+        work = FrequencyStudy(self.loaded, schemes or ORIGIN, length, groups, samples, tail, seed)
         for line in work.run():
             if progress is not None:
                 progress(len(work.rows) / work.total, line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from app.figures import course, dimension_panel, likelihood_panel
 from app.look import chart, look
 from app.maps import by_layer, cells, exceedance_map
 from app.options import Options
-from app.rises import rises
+from app.rises import by_frequency, rises
 from app.runs import Stored, results, verdicts
 from probe.errors import ProbeError
 from probe.recording.folder import Run
@@ -49,6 +50,7 @@ def render(options: Options) -> None:
     with right:
         _ranking(found)
     _causes(options, info)
+    _frequencies(options, info)
 
 
 def _controls(info: RunInfo) -> tuple[str, list[str], str]:
@@ -189,6 +191,34 @@ def _offer(options: Options, info: RunInfo, model: str) -> None:
             options.runs, f"Causes of {model}", arguments, f"causes-{model}", file=True
         ).name  # fmt: skip
         st.rerun()
+
+
+def _frequencies(options: Options, info: RunInfo) -> None:
+    st.subheader("Which rotary frequencies?", anchor="frequencies")
+    model = info.model.rsplit("/", 1)[-1]
+    found = [one for one in results(options.runs, "frequencies") if one.model == model]
+    st.caption(
+        "The distances above, for some frequencies only, from passes no longer than the window: one group alone at "
+        "unseen distances, and all but that group, which says how much of the failure goes when its angles are put "
+        "back."
+    )
+    if not found:
+        st.caption(f"Not asked of {words.literal(model)} yet:")
+        st.code(f"probe frequencies --model {shlex.quote(info.model)} --groups 8 --out runs/frequencies.json")
+        return
+    named = {one.name + (" (example)" if one.example else ""): one for one in found}
+    chosen = next(iter(named))
+    if len(named) > 1:
+        keep("frequencies", list(named))
+        chosen = st.selectbox("Result", list(named), key="frequencies")
+    value = named[chosen].value
+    scheme = next(row["scheme"] for row in value["rows"])
+    length = words.count(int(value["settings"]["length"]))
+    chart(
+        by_frequency(value, scheme, look()), f"frequency {chosen}",
+        f"Rise in nats per token of {model} under {scheme} by rotary frequency, standing for {length} tokens",
+    )  # fmt: skip
+    st.caption(f"{words.literal(scheme)}, standing for {length} tokens; bars are 95% intervals.")
 
 
 def known_models(options: Options) -> list[str]:

@@ -4,6 +4,7 @@ NoPE.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -13,6 +14,7 @@ from typing_extensions import override
 
 from probe.attention.encoding import Encoding
 from probe.attention.placing import placed
+from probe.errors import ProbeError
 
 _CHUNK = {"cpu": 512, "cuda": 1 << 15}
 """Positions rotated at a time by kind of device: on CPU, so that the temporary stays in the processor's cache;
@@ -34,13 +36,14 @@ class Rotary(Encoding):
 
     `angle_dtype` float32 is what transformers uses, so plain RoPE is bitwise the stock model; float64 is exact to
     the last bit of a float32 model at any position. `interleaved` pairs are (2j, 2j + 1), as Cohere's and GLM's are;
-    else (j, j + half).
+    else (j, j + half). `apart` gives from positions [n] those of every frequency, [n, half], where they differ.
     """
 
     inv_freq: Float[Tensor, " half"]
     amplitude: float = 1.0
     angle_dtype: torch.dtype = torch.float32
     interleaved: bool = False
+    apart: Callable[[Tensor], Tensor] | None = None
     _kept: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list, repr=False, compare=False)
 
     def tables(self, positions: Float[Tensor, " n"], like: Tensor) -> _Tables:
@@ -57,7 +60,8 @@ class Rotary(Encoding):
     def _new_tables(self, positions: Tensor, like: Tensor) -> _Tables:
         if bool((positions == positions[0]).all()):
             positions = positions[:1]
-        angles = placed(positions, like, self.angle_dtype)[:, None] * placed(self.inv_freq, like, self.angle_dtype)
+        at = positions[:, None] if self.apart is None else self.apart(positions)
+        angles = placed(at, like, self.angle_dtype) * placed(self.inv_freq, like, self.angle_dtype)
         return (angles.cos() * self.amplitude).to(like.dtype), (angles.sin() * self.amplitude).to(like.dtype)
 
     @override
@@ -97,8 +101,15 @@ class Rotary(Encoding):
     ) -> Float[Tensor, "batch heads queries keys"]:
         """q^T R(relative * theta) k, one frequency at a time.
 
+        Raises:
+            ProbeError: frequencies that put a token in different places: a relative position alone does not say where.
+
         A pair (a, b) turned by an angle x scores (qa ka + qb kb) cos x + (qa kb - qb ka) sin x.
         """
+        if self.apart is not None:
+            raise ProbeError(
+                "backend dense: frequencies that lie apart need positions, not their differences; use pieces"
+            )
         half = self.inv_freq.shape[0]
         scores = query[..., 2 * half :] @ key[..., 2 * half :].transpose(-1, -2)
         relative = placed(relative, query, self.angle_dtype)

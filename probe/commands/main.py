@@ -16,6 +16,7 @@ from probe.commands import (
     choices,
     eval,
     figure,
+    frequencies,
     generate,
     models,
     peers,
@@ -28,8 +29,8 @@ from probe.commands.command import Command, Group, Parser
 from probe.commands.ending import exit_code, flags, stoppable
 
 COMMANDS: tuple[Command | Group, ...] = (
-    run.COMMAND, eval.COMMAND, causes.COMMAND, generate.COMMAND, audit.COMMAND, bench.COMMAND, peers.COMMAND,
-    tables.COMMAND, figure.COMMAND, models.COMMAND, schemes.COMMAND, choices.COMMAND, train.COMMAND,
+    run.COMMAND, eval.COMMAND, causes.COMMAND, frequencies.COMMAND, generate.COMMAND, audit.COMMAND, bench.COMMAND,
+    peers.COMMAND, tables.COMMAND, figure.COMMAND, models.COMMAND, schemes.COMMAND, choices.COMMAND, train.COMMAND,
     accept.COMMAND, app.COMMAND,
 )  # fmt: skip
 

@@ -180,6 +180,39 @@ def causes(result: Result[Any], json_only: bool) -> None:
         print(f"cannot tell ({scheme}, {cause}): {why}")
 
 
+def frequencies(result: Result[Any], json_only: bool) -> None:
+    """What each group of frequencies does, a row per scheme and group."""
+    if json_only:
+        as_json(result.to_json())
+        return
+    chosen, rows = result.settings, list(result.rows)
+    print(
+        f"model {chosen['model']}, window M = {chosen['window']}, standing for {chosen['length']} tokens, "
+        f"{chosen['samples']} documents, the last {chosen['tail']} tokens, seed {chosen['seed']}\n"
+    )
+
+    def said(row: Any) -> str:
+        return f"{row.rise:.2f} [{row.low:.2f}, {row.high:.2f}]"
+
+    cells = []
+    for scheme, first, last in dict.fromkeys((row.scheme, row.first, row.last) for row in rows if row.what != "whole"):
+        mine = {row.what: row for row in rows if (row.scheme, row.first, row.last) == (scheme, first, last)}
+        cells.append({
+            "scheme": scheme, "frequencies": f"{first} to {last}" if last > first else str(first),
+            "turns in M": f"{next(iter(mine.values())).turns:.3g}",
+            "it alone": said(mine["alone"]) if "alone" in mine else "",
+            "all but it": said(mine["spared"]) if "spared" in mine else "",
+        })  # fmt: skip
+    print(format_table(cells, ("scheme", "frequencies", "turns in M", "it alone", "all but it")))
+    for row in rows:
+        if row.what == "whole":
+            print(f"\nall frequencies under {row.scheme}: {said(row)}")
+    print(
+        "\nrises in nats per token [95% interval], from passes no longer than the window; 0 is the fastest frequency\n"
+        "it alone: only this group sees unseen distances; all but it: this group's angles are put back"
+    )
+
+
 def _agreement(rows: Sequence[Any], window: int) -> None:
     """How the predictions went with what was measured."""
     from probe.studies.causes import agreement

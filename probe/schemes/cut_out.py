@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from constructions.weave import Clamp, Linear, Part, Positions, Tensor, Weave
 from probe.errors import FieldError
-from probe.schemes.frequencies import Frequencies
+from probe.schemes.frequencies import Apart, Frequencies
 from probe.schemes.scheme import Extent, Scale, Scheme
 from probe.schemes.visibility import Interval, Visibility
 
@@ -109,6 +109,36 @@ class Stretched(Frequencies):
 
 
 @dataclass(frozen=True)
+class OnlySome(Frequencies):
+    """Frequencies of the long input of which only some see the gap; the others see the tokens as they stand together.
+
+    Attributes:
+        inner: the long input's.
+        cut: where the gap is.
+        moved: for each frequency, the fastest first, whether it sees it.
+    """
+
+    inner: Frequencies
+    cut: Cut
+    moved: tuple[bool, ...]
+    name: ClassVar[str] = "cut-out of some"
+
+    @override
+    def factors(self, rotary_dim: int, base: float, length: int, window: int) -> Float[Tensor, " half"]:
+        return self.inner.factors(rotary_dim, base, length, window)
+
+    @override
+    def apart(self) -> Apart:
+        """The positions as they come where the gap is seen, less the gap behind it elsewhere."""
+
+        def at(positions: Tensor) -> Tensor:
+            together = positions - self.cut.gap * (positions >= self.cut.at)
+            return torch.where(torch.tensor(self.moved), positions[:, None], together[:, None])
+
+        return at
+
+
+@dataclass(frozen=True)
 class Tempered(Scale):
     """A temperature of the long input."""
 
@@ -149,6 +179,29 @@ def without_middle(scheme: Scheme, at: int, gap: int) -> Scheme:
         visibility=lambda extent: _Seen(scheme.visibility_at(*longer(extent)), cut),
         scale=plain if type(plain) is Scale else Tempered(plain, cut),
     )
+
+
+def gap_for_some(scheme: Scheme, at: int, gap: int, moved: tuple[bool, ...]) -> Scheme:
+    """`without_middle`, where only some frequencies see the gap: what a single frequency's unseen angles do.
+
+    Args:
+        scheme: on the long input; its weave leaves distances as they are.
+        at: first token behind the gap.
+        gap: tokens that are missing.
+        moved: for each frequency of the model's rotary, the fastest first, whether it sees the gap.
+
+    Raises:
+        FieldError: as `without_middle`, or a weave, which puts all frequencies of a key in one place.
+    """
+    weave = scheme.weave_at(max(at, 1) + gap + 1)
+    if not isinstance(weave, Linear):
+        expected = f"one that leaves distances as they are (origin, pi, ntk, ...), not one that weaves ({weave.name})"
+        raise FieldError("schemes", expected, scheme.spec)
+    whole = without_middle(scheme, at, gap)
+    return replace(
+        whole, spec=f"{whole.spec} for {sum(moved)} frequencies",
+        frequencies=OnlySome(whole.frequencies, Cut(at, gap), moved),
+    )  # fmt: skip
 
 
 def largest_position(weave: Weave, length: int, visibility: Visibility | None = None) -> float:

@@ -8,6 +8,7 @@ schemes can be named and drawn without it.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,6 +17,9 @@ from typing_extensions import override
 
 from constructions.weave import Tensor
 from probe.errors import ProbeError
+
+Apart = Callable[[Tensor], Tensor]
+"""From positions [n], those of every frequency: [n, half]."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,10 @@ class Frequencies:
         import torch
 
         return torch.ones(rotary_dim // 2, dtype=torch.float64)
+
+    def apart(self) -> Apart | None:
+        """Where each frequency puts a token, where they do not all put it in the same place; None where they do."""
+        return None
 
 
 def stretch(s: float, length: int, window: int) -> float:

@@ -53,9 +53,9 @@ class Rope(PositionEncoding):
         """The model's own frequencies times the scheme's factors."""
         factors = scheme.frequencies.factors(2 * len(self.inv_freq), self.base, length, scheme.window)
         inv_freq = self.inv_freq if self.at is None else self.at(length)
-        if bool((factors == 1).all()):
-            return Rotary(inv_freq, self.amplitude, self.angle_dtype, self.interleaved)
-        return Rotary(inv_freq.double() * factors, self.amplitude, self.angle_dtype, self.interleaved)
+        if not bool((factors == 1).all()):
+            inv_freq = inv_freq.double() * factors
+        return Rotary(inv_freq, self.amplitude, self.angle_dtype, self.interleaved, scheme.frequencies.apart())
 
 
 FOLLOWING = ("dynamic", "longrope")

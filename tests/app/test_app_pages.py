@@ -59,6 +59,19 @@ def test_the_causes_of_a_model_are_drawn_or_offered(open_app, charts, run):
     assert any("Not asked of" in one.value for one in app.info)
 
 
+def test_the_rise_of_every_frequency_is_drawn_over_its_turns(open_app, charts):
+    app = open_app(page="where", run="rope-hello")
+    result = json.loads((EXAMPLES / "frequencies-rope.json").read_text())
+    (chart,) = [one for one in charts(app) if "rotary frequency" in one["layout"]["xaxis"]["title"]["text"]]
+    for trace, what in zip(chart["data"], ("alone", "spared"), strict=True):
+        rows = [row for row in result["rows"] if row["what"] == what]
+        assert list(trace["y"]) == [row["rise"] for row in rows]
+    # The frequencies of base 10000 that turn less than once within 512 tokens.
+    slow = [j for j in range(16) if 512 * 10000 ** (-j / 16) / (2 * np.pi) < 1]
+    (band,) = [one for one in chart["layout"]["shapes"] if one["type"] == "rect"]
+    assert (band["x0"], band["x1"]) == (slow[0] - 0.5, slow[-1] + 0.5)
+
+
 @pytest.mark.parametrize(("N", "E", "slope"), [(4, 4, 1.0), (3, 2, 0.5), (2, 6, 1.5)])
 def test_the_theory_page_says_the_exact_horizon(open_app, N, E, slope):
     app = open_app(page="theory")

@@ -199,8 +199,8 @@ def test_a_chart_has_a_name_for_screen_readers_and_controls_have_labels(tab):
     assert page.get_by_label("Likelihood and hidden dimensions over position").count() == 1
     bare = page.evaluate(
         "[...document.querySelectorAll('input:not([type=hidden]), button')].filter(one => one.offsetParent "
-        "&& !one.labels?.length && !one.getAttribute('aria-label') && !one.textContent.trim() && !one.getAttribute('aria-labelledby'))"
-        ".map(one => one.outerHTML.slice(0, 200))"
+        "&& !one.labels?.length && !one.getAttribute('aria-label') && !one.textContent.trim() "
+        "&& !one.getAttribute('aria-labelledby')).map(one => one.outerHTML.slice(0, 200))"
     )
     assert bare == []
     page.keyboard.press("Tab")
