@@ -17,7 +17,7 @@ def _send_for_plotly() -> None:
     """Let a browser that comes for the first time fetch the plotting library, 5 MB, while Python still imports and
     reads: an empty chart, out of sight, for one redraw.
     """
-    if "sent_for_plotly" in st.session_state:
+    if "sent_for_plotly" in st.session_state or "User-Agent" not in st.context.headers:
         return
     st.session_state["sent_for_plotly"] = True
     st.html("<style>.st-key-plotly{position:absolute;height:0;overflow:hidden;opacity:0}</style>")

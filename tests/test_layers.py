@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("constructions",),
     ("probe.errors", "probe.provenance"),
-    ("probe.text", "probe.results", "probe.tables"),
+    ("probe.text", "probe.results", "probe.tables", "probe.defaults"),
     ("probe.schemes",),
     ("probe.attention",),
     ("probe.seam",),

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from probe.bench.generate import Continuation, Generation
 from probe.models.load import LoadedModel, load_model, wrap_model
 from probe.results import Result
 from probe.schemes import ORIGIN, Scheme, parse_scheme
@@ -19,7 +20,6 @@ from probe.studies.frequencies import FrequencyRow, FrequencyStudy
 from probe.studies.run import Numbers, RunSettings, SchemesAsked, run_probe
 from probe.tasks.audit import audit
 from probe.tasks.evaluate import Evaluation
-from probe.tasks.generate import Continuation, Generation
 from probe.thresholds.detectors import DetectorSettings
 from weavescope.run import Run, removed_with, temporary_run_folder
 

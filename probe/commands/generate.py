@@ -29,9 +29,9 @@ def _options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
+    from probe.bench.generate import Generation
     from probe.results import carry_out, writable
     from probe.schemes import check_texts
-    from probe.tasks.generate import Generation
 
     check_texts(args.scheme)
     writable(args.out)

@@ -61,7 +61,9 @@ def test_all_of_them_are_the_gap_and_none_is_the_text_as_it_stands(tiny_llama, s
         with apply_scheme(model, made), torch.no_grad():
             return model(ids).logits
 
-    torch.testing.assert_close(logits(gap_for_some(scheme, AT, GAP, (True,) * 6)), logits(without_middle(scheme, AT, GAP)))
+    torch.testing.assert_close(
+        logits(gap_for_some(scheme, AT, GAP, (True,) * 6)), logits(without_middle(scheme, AT, GAP))
+    )
     if spec == "origin":
         torch.testing.assert_close(logits(gap_for_some(scheme, AT, GAP, (False,) * 6)), logits(scheme))
 

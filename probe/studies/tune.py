@@ -1,0 +1,291 @@
+"""What should this model use at this length? Schemes and parameters proposed from short passes, then checked.
+
+Every candidate is screened from inside the window: a short pass-key prompt whose key is moved away in position as far
+as it would lie in the long input, one whose filler counts as often as there would be keys, and a short text under both.
+None of it runs the long input. Weaves whose positions go past the trained window at that length are left out before
+anything runs: the theory's horizon. The best are then checked at the real length, on a few prompts, and the winner is
+proposed with its evidence.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probe.errors import FieldError, ProbeError
+from probe.models.load import LoadedModel
+from probe.provenance import Provenance
+from probe.results import Records, Result
+from probe.schemes import ORIGIN, Scheme, make_scheme, parse_scheme
+from probe.schemes.copies import with_copies
+from probe.schemes.cut_out import largest_position, without_middle
+from probe.seam.apply import apply_scheme, check_scheme
+from probe.tasks.documents import document_batch
+from probe.tasks.evaluate import draw_passkeys
+from probe.tasks.intervals import wilson
+from probe.tasks.nll import nll_per_position, not_finite
+from probe.tasks.passkey import PasskeySample, minimum_length, passkey_sample
+
+SHARES = (0.125, 0.25, 0.5, 0.75)
+"""Bands tried, as shares of the window."""
+
+FINALISTS = 3
+"""Candidates that are checked at the real length, beside the model as trained."""
+
+
+@dataclass(frozen=True)
+class TuneRow:
+    """A candidate: what was predicted of it inside the window, and what was measured at the length.
+
+    Attributes:
+        scheme: its text.
+        largest: the largest relative position that it uses at the length.
+        keys: predicted pass keys found, the worse of moved away and among more keys, 0 to 1; None where it was not
+            screened.
+        answer: predicted nats per token of the right answer, the worse of both.
+        rise: predicted rise in nats per token of text, the worse of both.
+        correct: pass keys found at the length; None where that was not checked.
+        total: of so many.
+        low: lower end of that share's 95% interval (Wilson).
+        high: upper end.
+        nll: nats per token at the length, on the last quarter of the window's tokens.
+        seconds: that screening and checking took.
+        left_out: why it was not screened; None where it was.
+    """
+
+    scheme: str
+    largest: float
+    keys: float | None = None
+    answer: float | None = None
+    rise: float | None = None
+    correct: int | None = None
+    total: int | None = None
+    low: float | None = None
+    high: float | None = None
+    nll: float | None = None
+    seconds: float = 0.0
+    left_out: str | None = None
+
+
+def candidates(window: int, length: int, rotates: bool) -> list[str]:
+    """Schemes that are tried, as text: every weave at several bands, with and without log-n, and frequencies."""
+    bands = sorted({max(2, round(share * window)) for share in SHARES})
+    woven = [f"{name}({band}={width})" for name, band in (("rerope", "N"), ("leaky-rerope", "w")) for width in bands]
+    woven += [f"stair(N={width},E={_step(window, length, width)})" for width in bands[:3]]
+    woven += [f"self-extend(W={width},G={_group(window, length, width)})" for width in bands[1:3]]
+    found = [ORIGIN, f"{ORIGIN}+logn", *(text for one in woven for text in (one, f"{one}+logn"))]
+    return found + (["dynamic-ntk", "dynamic-ntk+logn", "yarn", "pi", "ntk"] if rotates else [])
+
+
+def _step(window: int, length: int, width: int) -> int:
+    """The least E with which Stair PE stays inside the window at the length, or the published one where it does."""
+    return max(50 * window // 4096, math.ceil((length - 1 - width) / (window - 1 - width)), 1)
+
+
+def _group(window: int, length: int, width: int) -> int:
+    """The least G with which Self-Extend stays inside the window at the length."""
+    group = 2
+    while (length - 1) // group + width - width // group >= window and group < length:
+        group += 1
+    return group
+
+
+@dataclass
+class Tuning:
+    """The search for one model and length, under way: `rows` are the candidates that are done, the best first at the
+    end.
+
+    Attributes:
+        loaded: the model, with a tokenizer.
+        length: tokens.
+        schemes: candidates as text; None for those of `candidates`.
+        budget: seconds for screening and checking; candidates that it does not reach are left out and named. None for
+            no limit.
+        screened: samples per experiment and candidate.
+        checked: pass keys per finalist at the length.
+        documents: texts.
+        seed: draws keys and texts.
+        rows: what is done.
+    """
+
+    loaded: LoadedModel
+    length: int
+    schemes: Sequence[str] | None = None
+    budget: float | None = None
+    screened: int = 6
+    checked: int = 8
+    documents: int = 2
+    seed: int = 0
+    rows: list[TuneRow] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Check everything before anything runs.
+
+        Raises:
+            ProbeError: a length inside the window, no tokenizer, a candidate that does not parse or fit the model.
+        """
+        window = self.loaded.window
+        if self.length <= window:
+            raise FieldError(
+                "length", f"more than the window of {window} tokens; inside it nothing needs tuning", self.length
+            )
+        for name in ("screened", "checked", "documents"):
+            if getattr(self, name) < 1:
+                raise FieldError(name, "at least 1", getattr(self, name))
+        self._tokenizer = self.loaded.tokenizer_for("tune")
+        self._rotates = self.loaded.family.positions == "RoPE" and self._fits("dynamic-ntk")
+        texts = candidates(window, self.length, self._rotates) if self.schemes is None else list(self.schemes)
+        self._candidates = [parse_scheme(text, window) for text in dict.fromkeys([ORIGIN, *texts])]
+        for scheme in self._candidates:
+            check_scheme(self.loaded.model, scheme)
+        # Short enough to be cheap, long enough to hold the task twice.
+        least = 3 * minimum_length(self._tokenizer)
+        self._short = min(window, max(least, 256, window // 8))
+        self._until = math.inf if self.budget is None else time.monotonic() + self.budget
+        document_batch(self.loaded, self.length, self.documents, self.seed)
+
+    def _fits(self, spec: str) -> bool:
+        try:
+            check_scheme(self.loaded.model, parse_scheme(spec, self.loaded.window))
+        except ProbeError:
+            return False
+        return True
+
+    @property
+    def total(self) -> int:
+        """Steps that there will be, about."""
+        return len(self._candidates) + FINALISTS + 1
+
+    def run(self) -> Iterator[str]:
+        """Screen every candidate, then check the best."""
+        draw = np.random.default_rng((self.seed, self.length))
+        self._moved = self._prompts(draw, 0.0, 0.4)
+        self._among = self._prompts(draw, 0.6, 1.0)
+        self._texts = document_batch(self.loaded, self._short, self.documents, self.seed)
+        self._base = self._nll(make_scheme(ORIGIN, self.loaded.window), self._texts)
+        self._alone = self._nll(make_scheme(ORIGIN, self.loaded.window), self._texts[:, self._short // 2 :])
+        for scheme in self._candidates:
+            self.rows.append(self._screen(scheme))
+            yield f"{scheme.spec} screened"
+        for row in self._finalists():
+            at = self.rows.index(row)
+            self.rows[at] = self._check(row)
+            yield f"{row.scheme} checked"
+        self.rows.sort(key=_rank)
+
+    def _prompts(self, draw: np.random.Generator, low: float, high: float) -> list[PasskeySample]:
+        """Short prompts with the key in one part of the filler."""
+        depths = low + (high - low) * (np.arange(self.screened) + draw.random(self.screened)) / self.screened
+        return [passkey_sample(self._tokenizer, self._short, float(depth), draw) for depth in depths]
+
+    def _screen(self, scheme: Scheme) -> TuneRow:
+        began, window = time.monotonic(), self.loaded.window
+        largest = largest_position(scheme.weave_at(self.length), self.length, scheme.visibility_at(self.length))
+        row = TuneRow(scheme.spec, largest)
+        woven = scheme.weave_at(self.length).name != "linear"
+        if woven and largest > window:
+            return replace(row, left_out=f"its positions go up to {largest:g}, past the window of {window}")
+        if began > self._until:
+            return replace(row, left_out="the budget was used up")
+        short, half = self._short, self._short // 2
+        # Keys that lie past the window there lie past it here; the filler stands for all that is between.
+        far = without_middle(scheme, half, self.length - short)
+        copies = 1 + max(1, round((self.length - short) / (half - 1)))
+        many = with_copies(scheme, half, copies)
+        if many is None:
+            return replace(
+                row, left_out="not every query sees all that came before it: nothing can be predicted inside the window"
+            )
+        keys, answers = zip(self._answers(far, self._moved), self._answers(many, self._among), strict=True)
+        rises = (float((self._nll(far, self._texts) - self._alone).mean()),
+                 float((self._nll(many, self._texts) - self._base).mean()))  # fmt: skip
+        return replace(
+            row, keys=min(keys), answer=max(answers), rise=max(rises), seconds=time.monotonic() - began,
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def _answers(self, scheme: Scheme, prompts: Sequence[PasskeySample]) -> tuple[float, float]:
+        """(share of exact answers, nats per token of the right ones)."""
+        right, nats = [], []
+        with apply_scheme(self.loaded.model, scheme):
+            for one in prompts:
+                ids = torch.tensor([one.prompt + one.answer], device=self.loaded.device)
+                count = len(one.answer)
+                logits = (
+                    self.loaded.model(input_ids=ids, use_cache=False, logits_to_keep=count + 1).logits[0, :-1].float()
+                )
+                truth = ids[0, -count:]
+                right.append(bool((logits.argmax(-1) == truth).all()))
+                nats.append(float(torch.nn.functional.cross_entropy(logits, truth)))
+        return float(np.mean(right)), float(np.mean(nats))
+
+    def _nll(self, scheme: Scheme, ids: Tensor) -> Tensor:
+        """NLL of the last tokens of texts, [samples, tail], float64 nats.
+
+        Raises:
+            ProbeError: it is NaN or infinite.
+        """
+        tail = max(1, self._short // 4)
+        with apply_scheme(self.loaded.model, scheme), torch.no_grad():
+            rows = [nll_per_position(self.loaded.model, row.to(self.loaded.device))[:, -tail:] for row in ids.split(1)]
+        found = torch.cat(rows).double()
+        if not bool(found.isfinite().all()):
+            raise not_finite(scheme.spec)
+        return found
+
+    def _finalists(self) -> list[TuneRow]:
+        """The model as trained, and the best by what was predicted."""
+        screened = [row for row in self.rows if row.keys is not None and row.scheme != ORIGIN]
+        best = sorted(screened, key=_rank)[:FINALISTS]
+        return [*(row for row in self.rows if row.scheme == ORIGIN), *best]
+
+    @torch.no_grad()
+    def _check(self, row: TuneRow) -> TuneRow:
+        began = time.monotonic()
+        if began > self._until and row.scheme != ORIGIN:
+            return row
+        scheme = parse_scheme(row.scheme, self.loaded.window)
+        keys = draw_passkeys(self.loaded, self.length, self.checked, self.seed + 1)
+        found, _ = self._answers(scheme, keys)
+        correct = round(found * len(keys))
+        low, high = wilson(correct, len(keys))
+        texts = document_batch(self.loaded, self.length, self.documents, self.seed + 1)
+        nll = float(self._nll(scheme, texts).mean())
+        return replace(
+            row, correct=correct, total=len(keys), low=low, high=high, nll=nll,
+            seconds=row.seconds + time.monotonic() - began,
+        )  # fmt: skip
+
+    @property
+    def proposed(self) -> TuneRow | None:
+        """The best of those that were checked; None where none was."""
+        checked = [row for row in self.rows if row.correct is not None]
+        return min(checked, key=_rank) if checked else None
+
+    def result(self, complete: bool) -> Result[TuneRow]:
+        """The rows so far, with what they were made with."""
+        best = self.proposed
+        settings = {
+            "model": self.loaded.name, "window": self.loaded.window, "length": self.length, "budget": self.budget,
+            "screened": self.screened, "checked": self.checked, "documents": self.documents, "seed": self.seed,
+            "short": self._short, "candidates": len(self._candidates), "proposed": best.scheme if best else None,
+        }  # fmt: skip
+        return Result("tune", settings, Provenance.now(), Records(self.rows), complete)
+
+
+def _rank(row: TuneRow) -> tuple[float, ...]:
+    """The better the smaller: checked before screened before left out; keys found, then the likelihood.
+
+    Likelihoods within 0.05 nats count as equal, so that a pass key more outweighs what is noise of two texts.
+    """
+    if row.correct is not None and row.total:
+        return (0, -row.correct / row.total, round((row.nll or 0.0) / 0.05), row.answer or 0.0)
+    if row.keys is not None:
+        return (1, -row.keys, round((row.rise or 0.0) / 0.05), row.answer or 0.0)
+    return (2, 0, 0, 0)
