@@ -18,6 +18,7 @@ from probe.seam.apply import apply_scheme
 from probe.studies.causes import CauseRow, Causes
 from probe.studies.frequencies import FrequencyRow, FrequencyStudy
 from probe.studies.run import Numbers, RunSettings, SchemesAsked, run_probe
+from probe.studies.tune import TuneRow, Tuning
 from probe.tasks.audit import audit
 from probe.tasks.evaluate import Evaluation
 from probe.thresholds.detectors import DetectorSettings
@@ -304,6 +305,47 @@ class Model:
         for line in work.run():
             if progress is not None:
                 progress(len(work.rows) / work.total, line)
+        return work.result(True)
+
+    def tune(
+        self,
+        length: int | None = None,
+        schemes: SchemesAsked = None,
+        *,
+        budget: float | None = None,
+        screened: int = 6,
+        finalists: int | None = 3,
+        checked: int = 8,
+        documents: int = 2,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> Result[TuneRow]:
+        """Which scheme and parameters the model should use at a length: screened inside the window, then checked.
+
+        Args:
+            length: tokens to be handled; default 2M.
+            schemes: candidates, text, objects or both; default every weave at several bands, with and without log-n.
+            budget: seconds for screening and checking; default no limit.
+            screened: short prompts per experiment and candidate.
+            finalists: candidates that are checked at the length; None for all.
+            checked: pass keys per finalist at the length.
+            documents: texts that likelihoods are means over.
+            seed: of keys and texts.
+            progress: told how far it is.
+
+        Returns:
+            A row per candidate, the best first; `settings["proposed"]` is the scheme to use.
+
+        Raises:
+            ProbeError: a length inside the window, no tokenizer, or what does not fit the model.
+        """
+        work = Tuning(
+            self.loaded, 2 * self.window if length is None else length, schemes, budget, screened, checked, documents,
+            seed, finalists,
+        )  # fmt: skip
+        for done, line in enumerate(work.run(), 1):
+            if progress is not None:
+                progress(min(1.0, done / work.total), line)
         return work.result(True)
 
     def frequencies(

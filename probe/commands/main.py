@@ -24,14 +24,15 @@ from probe.commands import (
     schemes,
     tables,
     train,
+    tune,
 )
 from probe.commands.command import Command, Group, Parser
 from probe.commands.ending import exit_code, flags, stoppable
 
 COMMANDS: tuple[Command | Group, ...] = (
-    run.COMMAND, eval.COMMAND, causes.COMMAND, frequencies.COMMAND, generate.COMMAND, audit.COMMAND, bench.COMMAND,
-    peers.COMMAND, tables.COMMAND, figure.COMMAND, models.COMMAND, schemes.COMMAND, choices.COMMAND, train.COMMAND,
-    accept.COMMAND, app.COMMAND,
+    run.COMMAND, eval.COMMAND, causes.COMMAND, tune.COMMAND, frequencies.COMMAND, generate.COMMAND, audit.COMMAND,
+    bench.COMMAND, peers.COMMAND, tables.COMMAND, figure.COMMAND, models.COMMAND, schemes.COMMAND, choices.COMMAND,
+    train.COMMAND, accept.COMMAND, app.COMMAND,
 )  # fmt: skip
 
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 TABLE_ROWS = 40
 """Rows printed; a run over every dimension has thousands, which are all in its folder."""
 
+TUNED_ROWS = 12
+"""Candidates printed, the best first."""
+
 CANNOT_TELL = "cannot tell"
 
 
@@ -211,6 +214,61 @@ def frequencies(result: Result[Any], json_only: bool) -> None:
         "\nrises in nats per token [95% interval], from passes no longer than the window; 0 is the fastest frequency\n"
         "it alone: only this group sees unseen distances; all but it: this group's angles are put back"
     )
+
+
+def tuning(result: Result[Any], json_only: bool) -> None:
+    """The candidates, the best first, and what to paste."""
+    if json_only:
+        as_json(result.to_json())
+        return
+    chosen, rows = result.settings, list(result.rows)
+    print(
+        f"model {chosen['model']}, window M = {chosen['window']}, for {chosen['length']} tokens; screened with "
+        f"{chosen['screened']} prompts of {chosen['short']} tokens, seed {chosen['seed']}\n"
+    )
+    shown = [row for row in rows if row.left_out is None]
+    cells = [
+        {
+            "scheme": row.scheme, "keys, predicted": f"{row.keys:.0%}", "answer, nats": f"{row.answer:.2f}",
+            "rise, predicted": f"{row.rise:.2f}",
+            "keys found": "not checked" if row.correct is None
+            else f"{row.correct} of {row.total} [{row.low:.0%}, {row.high:.0%}]",
+            "nats per token": "not checked" if row.nll is None else f"{row.nll:.2f}",
+        }
+        for row in shown[:TUNED_ROWS]
+    ]  # fmt: skip
+    print(format_table(cells, tuple(cells[0]) if cells else ("scheme",)))
+    if len(shown) > TUNED_ROWS:
+        print(f"... and {len(shown) - TUNED_ROWS} more that were screened")
+    for row in rows:
+        if row.left_out is not None:
+            print(f"left out: {row.scheme}: {row.left_out}")
+    print(
+        "\npredicted: from prompts inside the window, the key moved away as far as at that length, or the filler "
+        "counted as often;\nkeys found, nats per token: at that length, 95% intervals"
+    )
+    _against(rows)
+    if chosen["proposed"] is None:
+        print("nothing was checked, so nothing is proposed; give a larger --budget")
+    else:
+        print(f"\nuse {chosen['proposed']}:\n")
+        print("import weavescope as ws")
+        print(f"m = ws.load({chosen['model']!r})")
+        print(f"with m.under({chosen['proposed']!r}):")
+        print("    print(m.generate(prompt, max_new_tokens=64))")
+
+
+def _against(rows: Sequence[Any]) -> None:
+    """How the screening went, where the whole grid was checked too."""
+    from probe.studies.tune import against_grid
+
+    found = against_grid(rows)
+    if found is not None:
+        print(
+            f"\nthe whole grid was checked: its best finds {found.best_keys:.0%} of the keys at {found.best_nll:.2f} nats; "
+            f"of the {found.finalists} that screening puts first the best finds {found.keys:.0%} at {found.nll:.2f}, and "
+            f"screening all and checking those takes {found.cost:.0%} of the grid's time"
+        )
 
 
 def _agreement(rows: Sequence[Any], window: int) -> None:

@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,12 +23,12 @@ from probe.errors import FieldError, ProbeError
 from probe.models.load import LoadedModel
 from probe.provenance import Provenance
 from probe.results import Records, Result
-from probe.schemes import ORIGIN, Scheme, make_scheme, parse_scheme
+from probe.schemes import ORIGIN, Scheme, make_scheme, parse_scheme, resolve_schemes
 from probe.schemes.copies import with_copies
 from probe.schemes.cut_out import largest_position, without_middle
 from probe.seam.apply import apply_scheme, check_scheme
 from probe.tasks.documents import document_batch
-from probe.tasks.evaluate import draw_passkeys
+from probe.tasks.evaluate import BATCH_TOKENS, batches, draw_passkeys
 from probe.tasks.intervals import wilson
 from probe.tasks.nll import nll_per_position, not_finite
 from probe.tasks.passkey import PasskeySample, minimum_length, passkey_sample
@@ -54,8 +55,9 @@ class TuneRow:
         total: of so many.
         low: lower end of that share's 95% interval (Wilson).
         high: upper end.
-        nll: nats per token at the length, on the last quarter of the window's tokens.
-        seconds: that screening and checking took.
+        nll: nats per token at the length, over as many last tokens as a quarter of the window.
+        screening: seconds that it took to be screened.
+        checking: seconds that it took to be checked.
         left_out: why it was not screened; None where it was.
     """
 
@@ -69,7 +71,8 @@ class TuneRow:
     low: float | None = None
     high: float | None = None
     nll: float | None = None
-    seconds: float = 0.0
+    screening: float = 0.0
+    checking: float = 0.0
     left_out: str | None = None
 
 
@@ -104,11 +107,12 @@ class Tuning:
     Attributes:
         loaded: the model, with a tokenizer.
         length: tokens.
-        schemes: candidates as text; None for those of `candidates`.
+        schemes: candidates, as text, objects or both; None for those of `candidates`.
         budget: seconds for screening and checking; candidates that it does not reach are left out and named. None for
             no limit.
         screened: samples per experiment and candidate.
         checked: pass keys per finalist at the length.
+        finalists: candidates that are checked at the length, beside the model as trained; None for all, the whole grid.
         documents: texts.
         seed: draws keys and texts.
         rows: what is done.
@@ -116,12 +120,13 @@ class Tuning:
 
     loaded: LoadedModel
     length: int
-    schemes: Sequence[str] | None = None
+    schemes: Any = None
     budget: float | None = None
     screened: int = 6
     checked: int = 8
     documents: int = 2
     seed: int = 0
+    finalists: int | None = FINALISTS
     rows: list[TuneRow] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -140,8 +145,9 @@ class Tuning:
                 raise FieldError(name, "at least 1", getattr(self, name))
         self._tokenizer = self.loaded.tokenizer_for("tune")
         self._rotates = self.loaded.family.positions == "RoPE" and self._fits("dynamic-ntk")
-        texts = candidates(window, self.length, self._rotates) if self.schemes is None else list(self.schemes)
-        self._candidates = [parse_scheme(text, window) for text in dict.fromkeys([ORIGIN, *texts])]
+        asked = ",".join(candidates(window, self.length, self._rotates)) if self.schemes is None else self.schemes
+        found = {scheme.spec: scheme for scheme in (make_scheme(ORIGIN, window), *resolve_schemes(asked, window))}
+        self._candidates = list(found.values())
         for scheme in self._candidates:
             check_scheme(self.loaded.model, scheme)
         # Short enough to be cheap, long enough to hold the task twice.
@@ -160,7 +166,7 @@ class Tuning:
     @property
     def total(self) -> int:
         """Steps that there will be, about."""
-        return len(self._candidates) + FINALISTS + 1
+        return len(self._candidates) + (len(self._candidates) if self.finalists is None else self.finalists + 1)
 
     def run(self) -> Iterator[str]:
         """Screen every candidate, then check the best."""
@@ -206,34 +212,38 @@ class Tuning:
         rises = (float((self._nll(far, self._texts) - self._alone).mean()),
                  float((self._nll(many, self._texts) - self._base).mean()))  # fmt: skip
         return replace(
-            row, keys=min(keys), answer=max(answers), rise=max(rises), seconds=time.monotonic() - began,
+            row, keys=min(keys), answer=max(answers), rise=max(rises), screening=time.monotonic() - began,
         )  # fmt: skip
 
     @torch.no_grad()
     def _answers(self, scheme: Scheme, prompts: Sequence[PasskeySample]) -> tuple[float, float]:
         """(share of exact answers, nats per token of the right ones)."""
         right, nats = [], []
+        longest = max(len(one.answer) for one in prompts)
         with apply_scheme(self.loaded.model, scheme):
-            for one in prompts:
-                ids = torch.tensor([one.prompt + one.answer], device=self.loaded.device)
-                count = len(one.answer)
-                logits = (
-                    self.loaded.model(input_ids=ids, use_cache=False, logits_to_keep=count + 1).logits[0, :-1].float()
-                )
-                truth = ids[0, -count:]
-                right.append(bool((logits.argmax(-1) == truth).all()))
-                nats.append(float(torch.nn.functional.cross_entropy(logits, truth)))
+            for mine in batches(prompts, len(prompts[0].prompt) + longest):
+                ids = torch.tensor([one.prompt + one.answer for one in mine], device=self.loaded.device)
+                logits = self.loaded.model(input_ids=ids, use_cache=False, logits_to_keep=longest + 1).logits
+                for row, truth, one in zip(logits[:, :-1].float(), ids[:, -longest:], mine, strict=True):
+                    # A tokenizer may cut keys into different numbers of tokens: only the answer's own count.
+                    own = slice(longest - len(one.answer), None)
+                    right.append(bool((row[own].argmax(-1) == truth[own]).all()))
+                    nats.append(float(torch.nn.functional.cross_entropy(row[own], truth[own])))
         return float(np.mean(right)), float(np.mean(nats))
 
-    def _nll(self, scheme: Scheme, ids: Tensor) -> Tensor:
-        """NLL of the last tokens of texts, [samples, tail], float64 nats.
+    def _nll(self, scheme: Scheme, ids: Tensor, tail: int | None = None) -> Tensor:
+        """NLL of the last tokens of texts, [samples, tail], float64 nats; the last quarter of a short text where
+        nothing is said.
 
         Raises:
             ProbeError: it is NaN or infinite.
         """
-        tail = max(1, self._short // 4)
+        tail = max(1, self._short // 4) if tail is None else tail
         with apply_scheme(self.loaded.model, scheme), torch.no_grad():
-            rows = [nll_per_position(self.loaded.model, row.to(self.loaded.device))[:, -tail:] for row in ids.split(1)]
+            rows = [
+                nll_per_position(self.loaded.model, mine.to(self.loaded.device))[:, -tail:]
+                for mine in ids.split(max(1, BATCH_TOKENS // ids.shape[1]))
+            ]
         found = torch.cat(rows).double()
         if not bool(found.isfinite().all()):
             raise not_finite(scheme.spec)
@@ -242,7 +252,7 @@ class Tuning:
     def _finalists(self) -> list[TuneRow]:
         """The model as trained, and the best by what was predicted."""
         screened = [row for row in self.rows if row.keys is not None and row.scheme != ORIGIN]
-        best = sorted(screened, key=_rank)[:FINALISTS]
+        best = sorted(screened, key=_rank)[: self.finalists]
         return [*(row for row in self.rows if row.scheme == ORIGIN), *best]
 
     @torch.no_grad()
@@ -250,16 +260,16 @@ class Tuning:
         began = time.monotonic()
         if began > self._until and row.scheme != ORIGIN:
             return row
-        scheme = parse_scheme(row.scheme, self.loaded.window)
+        scheme = next(one for one in self._candidates if one.spec == row.scheme)
         keys = draw_passkeys(self.loaded, self.length, self.checked, self.seed + 1)
         found, _ = self._answers(scheme, keys)
         correct = round(found * len(keys))
         low, high = wilson(correct, len(keys))
         texts = document_batch(self.loaded, self.length, self.documents, self.seed + 1)
-        nll = float(self._nll(scheme, texts).mean())
+        nll = float(self._nll(scheme, texts, self.loaded.window // 4).mean())
         return replace(
             row, correct=correct, total=len(keys), low=low, high=high, nll=nll,
-            seconds=row.seconds + time.monotonic() - began,
+            checking=time.monotonic() - began,
         )  # fmt: skip
 
     @property
@@ -273,10 +283,52 @@ class Tuning:
         best = self.proposed
         settings = {
             "model": self.loaded.name, "window": self.loaded.window, "length": self.length, "budget": self.budget,
-            "screened": self.screened, "checked": self.checked, "documents": self.documents, "seed": self.seed,
+            "screened": self.screened, "checked": self.checked, "finalists": self.finalists,
+            "documents": self.documents, "seed": self.seed,
             "short": self._short, "candidates": len(self._candidates), "proposed": best.scheme if best else None,
         }  # fmt: skip
         return Result("tune", settings, Provenance.now(), Records(self.rows), complete)
+
+
+@dataclass(frozen=True)
+class AgainstGrid:
+    """What screening reaches of what checking everything does.
+
+    Attributes:
+        finalists: how many that screening puts first are taken to be checked.
+        best_keys: share of pass keys that the best of the whole grid finds.
+        best_nll: its nats per token.
+        keys: share that the best of those finalists finds.
+        nll: its nats per token.
+        cost: seconds of screening all and checking the finalists over those of checking all, 0 to 1 and more.
+    """
+
+    finalists: int
+    best_keys: float
+    best_nll: float
+    keys: float
+    nll: float
+    cost: float
+
+
+def against_grid(rows: Sequence[TuneRow], finalists: int = FINALISTS) -> AgainstGrid | None:
+    """Screening against the whole grid; None where not every candidate that was screened was checked."""
+    told = [row for row in rows if row.keys is not None]
+    if len(told) <= finalists + 1 or any(row.correct is None for row in told):
+        return None
+    blind = [replace(row, correct=None, total=None, nll=None) for row in told if row.scheme != ORIGIN]
+    first = {row.scheme for row in sorted(blind, key=_rank)[:finalists]} | {ORIGIN}
+    taken = [row for row in told if row.scheme in first]
+    best, mine = min(told, key=_rank), min(taken, key=_rank)
+    grid = sum(row.checking for row in told)
+    spent = sum(row.screening for row in told) + sum(row.checking for row in taken)
+    return AgainstGrid(
+        finalists, _share(best), best.nll or math.nan, _share(mine), mine.nll or math.nan, spent / grid
+    )  # fmt: skip
+
+
+def _share(row: TuneRow) -> float:
+    return (row.correct or 0) / (row.total or 1)
 
 
 def _rank(row: TuneRow) -> tuple[float, ...]:

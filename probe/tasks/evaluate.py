@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -48,9 +48,13 @@ class Asked:
     tail: int | None = None
 
 
-def _batches(count: int, length: int) -> list[range]:
+T = TypeVar("T")
+
+
+def batches(items: Sequence[T], length: int) -> list[Sequence[T]]:
+    """Items of `length` tokens each, as many at once as `BATCH_TOKENS` hold, at least one."""
     size = max(1, BATCH_TOKENS // length)
-    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def draw_passkeys(
@@ -76,8 +80,7 @@ def passkey_hits(loaded: LoadedModel, scheme: Scheme, drawn: Sequence[PasskeySam
     longest = max(len(sample.answer) for sample in drawn)
     hits = []
     with apply_scheme(loaded.model, scheme):
-        for batch in _batches(len(drawn), len(drawn[0].prompt) + longest):
-            mine = [drawn[n] for n in batch]
+        for mine in batches(drawn, len(drawn[0].prompt) + longest):
             ids = torch.tensor([sample.prompt + sample.answer for sample in mine], device=loaded.device)
             logits = loaded.model(input_ids=ids, use_cache=False, logits_to_keep=longest + 1).logits
             right = logits[:, :-1].argmax(-1) == ids[:, -longest:]
@@ -90,8 +93,8 @@ def heldout_nll(loaded: LoadedModel, scheme: Scheme, ids: Tensor, tick: Callable
     """NLL per position of every window, [samples, length], nats; entry 0 is NaN."""
     rows = []
     with apply_scheme(loaded.model, scheme):
-        for batch in _batches(len(ids), ids.shape[1]):
-            rows.append(nll_per_position(loaded.model, ids[batch.start : batch.stop].to(loaded.device)))
+        for mine in ids.split(max(1, BATCH_TOKENS // ids.shape[1])):
+            rows.append(nll_per_position(loaded.model, mine.to(loaded.device)))
             tick()
     return torch.cat(rows)
 
