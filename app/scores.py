@@ -183,3 +183,17 @@ def cost(result: Mapping[str, Any], shown: Sequence[str], now: Look) -> dict[str
             _by_length(data, rows, result["settings"].get("window"), now, "MB above the model", rangemode="tozero")
         )
     return None
+
+
+def tuned(rows: Rows) -> list[dict[str, str]]:
+    """Candidates of `probe tune` for a table, the best first; those that were left out say why."""
+    return [
+        {
+            "scheme": str(row["scheme"]),
+            "keys, predicted": row["left_out"] or f"{row['keys']:.0%}",
+            "rise, predicted": "" if row["rise"] is None else f"{row['rise']:.2f} nats",
+            "keys found": "not checked" if row["correct"] is None else f"{row['correct']} of {row['total']}",
+            "nats per token": "not checked" if row["nll"] is None else f"{row['nll']:.2f}",
+        }
+        for row in rows
+    ]

@@ -14,7 +14,7 @@ from app.look import chart, look
 from app.new_run import trained_models
 from app.options import Options
 from app.runs import Stored, results
-from app.scores import accuracy, cost, depths, effective_context, likelihood, schemes_of
+from app.scores import accuracy, cost, depths, effective_context, likelihood, schemes_of, tuned
 from probe.errors import ProbeError
 from probe.schemes import resolve_schemes
 from probe.text import parse_numbers
@@ -42,6 +42,7 @@ def render(options: Options) -> None:
         of_task = [one for one in mine if one.value["settings"].get("task") == task]
         if of_task:
             draw(of_task)
+    _tuned([one for one in results(options.runs, "tune") if one.model == model], model)
     _costs([one for one in results(options.runs, "bench") if one.model == model], model)
     _measure(options)
 
@@ -101,6 +102,28 @@ def _context(value: dict[str, Any], works: str) -> None:
     )
     rows = effective_context(value)
     st.dataframe(rows, hide_index=True, key=f"context {works}", height=min(300, 40 + 36 * len(rows)))
+
+
+def _tuned(found: list[Stored], model: str) -> None:
+    st.subheader("What to use", anchor="tune")
+    if not found:
+        st.caption(f"Not asked of {words.literal(model)} here; this does it:")
+        st.code(f"probe tune --model {shlex.quote(model)} --out runs/tune.json", language="bash")
+        return
+    named = {one.name + (" (example)" if one.example else ""): one for one in found}
+    keep("tune", list(named))
+    value = named[st.selectbox("Result", list(named), key="tune")].value
+    settings, proposed = value["settings"], value["settings"]["proposed"]
+    length = words.count(int(settings["length"]))
+    if proposed is None:
+        st.info(f"For {length} tokens nothing was checked, so nothing is proposed.")
+    else:
+        st.markdown(f"For **{length} tokens**: {words.literal(proposed)}")
+    st.dataframe(tuned(value["rows"]), hide_index=True, key="tuned", height=320)
+    st.caption(
+        "Predicted from short prompts inside the window, the key moved away or the filler counted as often as at that "
+        "length; found: checked at that length."
+    )
 
 
 def _costs(found: list[Stored], model: str) -> None:

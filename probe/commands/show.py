@@ -265,9 +265,10 @@ def _against(rows: Sequence[Any]) -> None:
     found = against_grid(rows)
     if found is not None:
         print(
-            f"\nthe whole grid was checked: its best finds {found.best_keys:.0%} of the keys at {found.best_nll:.2f} nats; "
-            f"of the {found.finalists} that screening puts first the best finds {found.keys:.0%} at {found.nll:.2f}, and "
-            f"screening all and checking those takes {found.cost:.0%} of the grid's time"
+            f"\nthe whole grid was checked: its best finds {found.best_keys:.0%} of the keys at {found.best_nll:.2f} "
+            "nats;\n"
+            f"of the {found.finalists} that screening puts first the best finds {found.keys:.0%} at {found.nll:.2f}, "
+            f"and screening all and checking those takes {found.cost:.0%} of the grid's time"
         )
 
 

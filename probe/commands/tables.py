@@ -19,7 +19,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=options.path,
         metavar="FILE",
-        help="what --out of eval, causes, bench or peers wrote, or audit --json printed",
+        help="what --out of eval, causes, tune, frequencies, bench or peers wrote, or audit --json printed",
     )
 
 
@@ -32,6 +32,7 @@ def kinds() -> dict[str, Markdown]:
 
     return {
         "audit": tasks.audit_markdown, "bench": bench.markdown, "causes": studies.causes_markdown,
+        "frequencies": studies.frequencies_markdown, "tune": studies.tune_markdown,
         "eval": tasks.markdown, "peers": peers.markdown,
     }  # fmt: skip
 
@@ -51,6 +52,6 @@ def _run(args: argparse.Namespace) -> None:
 
 
 COMMAND = Command(
-    "tables", "make Markdown tables of the results of eval, causes, audit, bench and peers", _options, _run,
+    "tables", "make Markdown tables of results: eval, causes, tune, frequencies, audit, bench, peers", _options, _run,
     python="weavescope results show themselves; .to_pandas()",
 )  # fmt: skip

@@ -121,5 +121,7 @@ def test_the_command_prints_a_row_per_group(capsys, tmp_path):
     assert main(["frequencies", "--groups", "2", "--samples", "1", "--quiet", "--out", str(tmp_path / "f.json")]) == 0
     said = capsys.readouterr().out
     assert "0 to 7" in said and "8 to 15" in said and "all frequencies under origin" in said
+    assert main(["tables", str(tmp_path / "f.json")]) == 0
+    assert "| `origin` | 8 to 15 |" in capsys.readouterr().out
     assert main(["frequencies", "--scheme", "rerope", "--quiet"]) == 2
     assert "weaves" in capsys.readouterr().err

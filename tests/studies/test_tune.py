@@ -134,6 +134,9 @@ def test_the_command_ends_with_what_to_paste(capsys, tmp_path):
     assert main(call) == 0
     said = capsys.readouterr().out
     assert "use rerope(N=256)+logn" in said and "with m.under('rerope(N=256)+logn'):" in said
+    assert main(["tables", str(tmp_path / "t.json")]) == 0
+    table = capsys.readouterr().out
+    assert "use `rerope(N=256)+logn`" in table and "| `origin` |" in table
     assert main(["tune", "--finalists", "none"]) == 2
     assert "--finalists" in capsys.readouterr().err
 
