@@ -33,20 +33,31 @@ def first_picture(browser, port):
     return page, seconds, sorted(hosts)
 
 
+# Streamlit puts a new chart in the old one's place, so that only what it says tells them apart.
+SMOOTHED = "[...document.querySelectorAll('.js-plotly-plot')].some(one => one.textContent.includes('median over'))"
+
+
+def click(page, label):
+    """Choose how hidden dimensions are smoothed, and wait for the chart as it is then; milliseconds."""
+    began = time.perf_counter()
+    page.get_by_role("radio", name=label, exact=True).click()
+    page.wait_for_function(f"{SMOOTHED} === {'false' if label == 'off' else 'true'}", polling=5)
+    return 1000 * (time.perf_counter() - began)
+
+
 def redraws(page):
     """Milliseconds from a click on a control to the chart as it is then, and the largest message that came, kB."""
-    came, milliseconds = [], []
+    came = []
     network = page.context.new_cdp_session(page)
     network.send("Network.enable")
     network.on("Network.webSocketFrameReceived", lambda event: came.append(_size(event["response"])))
-    # Streamlit puts a new chart in the old one's place, so that only what it says tells them apart.
-    smoothed = "[...document.querySelectorAll('.js-plotly-plot')].some(one => one.textContent.includes('median over'))"
+    for label in ("off", "on"):
+        click(page, label)
+        page.wait_for_timeout(500)
+    network.detach()  # watching takes time itself
+    milliseconds = []
     for number in range(REDRAWS):
-        label = ("off", "on")[number % 2]
-        began = time.perf_counter()
-        page.get_by_role("radio", name=label, exact=True).click()
-        page.wait_for_function(f"{smoothed} === {'false' if label == 'off' else 'true'}", polling=5)
-        milliseconds.append(1000 * (time.perf_counter() - began))
+        milliseconds.append(click(page, ("off", "on")[number % 2]))
         page.wait_for_timeout(300)
     return milliseconds, max(came) / 1000
 
