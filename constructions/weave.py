@@ -44,6 +44,7 @@ class Part:
         k_pos: where each key is put, [keys], for all keys.
         lo: first key of each query's range, [queries], not decreasing.
         hi: end of each query's range, exclusive, [queries], not decreasing.
+        times: how often each of these keys counts; once, but in experiments with copies.
     """
 
     queries: Tensor
@@ -51,6 +52,7 @@ class Part:
     k_pos: Tensor
     lo: Tensor
     hi: Tensor
+    times: int = 1
 
 
 def _band(t: Tensor, i: Tensor, width: int) -> Part:

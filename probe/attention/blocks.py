@@ -7,6 +7,7 @@ the stock model round them; memory is linear in the keys.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -46,7 +47,7 @@ def piece_blocks(
 
 
 def _rows(piece: Piece, mine: Tensor) -> Piece:
-    return Piece(piece.queries[mine], piece.q_pos[mine], piece.k_pos, piece.lo[mine], piece.hi[mine])
+    return replace(piece, queries=piece.queries[mine], q_pos=piece.q_pos[mine], lo=piece.lo[mine], hi=piece.hi[mine])
 
 
 def _put(

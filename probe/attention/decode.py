@@ -81,8 +81,9 @@ def _mostly_long(relative: Tensor) -> bool:
 
 
 def _ordered(pieces: Sequence[Piece]) -> list[Piece]:
-    """By their keys, so that values can be taken in few ranges."""
-    return sorted(pieces, key=lambda piece: int(piece.lo[0]))
+    """By their keys, so that values can be taken in few ranges; those whose keys count several times, as often."""
+    every = [piece for piece in pieces for _ in range(piece.times)]
+    return sorted(every, key=lambda piece: int(piece.lo[0]))
 
 
 def _planned(pieces: Compiled, encoding: Encoding, chunk: int) -> list[Segment]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,7 +106,8 @@ def _called(
     bias = encoding.bias(stage.k_pos[call.keys], reference, query)
     out, lse = attend(q, k, v, scaling, call.mask, bias, call.causal)
     offset = encoding.offset(q_pos, reference, query)
-    return (out, lse) if offset is None else (out, lse + offset)
+    lse = lse if offset is None else lse + offset
+    return (out, lse) if stage.times == 1 else (out, lse + math.log(stage.times))
 
 
 def attend_pieces(

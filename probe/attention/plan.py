@@ -65,7 +65,7 @@ class Stage:
 
     `update` says which keys of the turned cache have to be turned anew, to the positions `update_pos`, because the
     stages before left others there. `raw` keys are all at position 0 and used as they are. With `only`, the stage has
-    those keys alone.
+    those keys alone. Its keys count `times` times.
     """
 
     rows: Index
@@ -76,6 +76,7 @@ class Stage:
     update_pos: Float[Tensor, " changed"]
     raw: bool
     only: Int[Tensor, " keys"] | None
+    times: int = 1
 
 
 @dataclass(frozen=True)
@@ -236,6 +237,7 @@ class Group:
     shown: Bool[Tensor, "owners keys"] | None = None
     only: Int[Tensor, " keys"] | None = None
     rows: int = 0
+    times: int = 1
 
     def shapes(self, planner: Planner) -> list[_Shape]:
         """Its calls."""
@@ -243,7 +245,9 @@ class Group:
 
 
 def _alike(a: Piece, b: Piece) -> bool:
-    """Whether two pieces have different queries and mostly the same key positions."""
+    """Whether two pieces have different queries and mostly the same key positions, which count alike."""
+    if a.times != b.times or a.times != 1:
+        return False
     if int(a.queries[0]) == int(b.queries[0]) or bool(torch.isin(a.queries, b.queries).any()):
         return False
     return 4 * int((a.k_pos != b.k_pos).sum()) <= len(a.k_pos)
@@ -337,7 +341,7 @@ def _groups(pieces: Sequence[Piece], planner: Planner) -> Iterator[Group]:
     for family in _families(pieces):
         # A bias wants few queries per call, which the pieces of a family have as they are.
         turned = _turned_round(family, planner.block) if len(family) > 1 and planner.whole else None
-        yield from turned or [Group(p.queries, p.q_pos, p.k_pos, p.lo, p.hi) for p in family]
+        yield from turned or [Group(p.queries, p.q_pos, p.k_pos, p.lo, p.hi, times=p.times) for p in family]
 
 
 def _update(turned: Tensor, k_pos: Tensor, lo: int, hi: int) -> tuple[Index | None, Tensor]:
@@ -375,5 +379,7 @@ def plan(pieces: Sequence[Piece], first: int, planner: Planner, raw_zero: bool) 
         update_pos = group.k_pos[:0]
         if group.only is None and not raw:
             update, update_pos = _update(turned, group.k_pos, int(group.lo[0]), int(group.hi[-1]))
-        stages.append(Stage(rows, group.q_pos, group.k_pos, tuple(calls), update, update_pos, raw, group.only))
+        stages.append(
+            Stage(rows, group.q_pos, group.k_pos, tuple(calls), update, update_pos, raw, group.only, group.times)
+        )
     return stages

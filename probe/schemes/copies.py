@@ -55,7 +55,7 @@ class Copied(Weave):
         for part in self.inner.parts(t, i):
             found.append(replace(part, hi=part.hi.clamp(max=1)))
             found.append(replace(part, lo=part.lo.clamp(min=self.at)))
-            found += [replace(part, lo=part.lo.clamp(min=1), hi=part.hi.clamp(max=self.at))] * self.copies
+            found.append(replace(part, lo=part.lo.clamp(min=1), hi=part.hi.clamp(max=self.at), times=self.copies))
         return found
 
 

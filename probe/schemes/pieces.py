@@ -8,7 +8,7 @@ pieces of a scheme are disjoint and together are exactly what the queries see; t
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -26,7 +26,8 @@ T = TypeVar("T")
 class Piece:
     """Ordinary attention over a part of the (query, key) pairs.
 
-    `queries` are positions, ascending; query queries[n] sees keys lo[n] <= i < hi[n], neither bound decreasing.
+    `queries` are positions, ascending; query queries[n] sees keys lo[n] <= i < hi[n], neither bound decreasing. Every
+    key counts `times` times: the piece's log-sum-exp is that much larger.
     """
 
     queries: Int[Tensor, " queries"]
@@ -34,6 +35,7 @@ class Piece:
     k_pos: Float[Tensor, " keys"]
     lo: Int[Tensor, " queries"]
     hi: Int[Tensor, " queries"]
+    times: int = 1
 
     def pairs(self) -> int:
         """How many (query, key) pairs it visits."""
@@ -73,21 +75,23 @@ def pieces_of(weave: Weave, t: Int[Tensor, " queries"], i: Int[Tensor, " keys"])
         parts = weave.parts(t, i)
     except WeaveError as error:
         raise ProbeError(str(error)) from None
-    return [Piece(part.queries, part.q_pos.double(), part.k_pos.double(), part.lo, part.hi) for part in parts]
+    return [
+        Piece(part.queries, part.q_pos.double(), part.k_pos.double(), part.lo, part.hi, part.times) for part in parts
+    ]
 
 
 def _clip(piece: Piece, interval: Interval, first: int) -> Piece:
     """The part of a piece inside a visible interval, given per query of the compilation."""
     rows = piece.queries - first
     lo = torch.maximum(piece.lo, interval[0][rows])
-    return Piece(piece.queries, piece.q_pos, piece.k_pos, lo, torch.minimum(piece.hi, interval[1][rows]))
+    return replace(piece, lo=lo, hi=torch.minimum(piece.hi, interval[1][rows]))
 
 
 def _without_empty(piece: Piece) -> Piece:
     keep = piece.hi > piece.lo
     if bool(keep.all()):
         return piece
-    return Piece(piece.queries[keep], piece.q_pos[keep], piece.k_pos, piece.lo[keep], piece.hi[keep])
+    return replace(piece, queries=piece.queries[keep], q_pos=piece.q_pos[keep], lo=piece.lo[keep], hi=piece.hi[keep])
 
 
 def compile_pieces(weave: Weave, visibility: Visibility, first: int, length: int) -> Compiled:
