@@ -53,7 +53,7 @@ def rises(result: Mapping[str, Any], scheme: str, now: Look) -> dict[str, Any]:
     figure["layout"]["margin"] = {"l": 52, "r": 10, "t": 58, "b": 44}
     figure["layout"]["title"] = {"text": scheme.replace("<", "&lt;"), "font": {"size": 14}, "x": 0, "y": 0.98}
     figure["layout"]["xaxis"] = axis(
-        now, "length (tokens)", type="log", tickvals=lengths, ticktext=[_times(length, window) for length in lengths]
+        now, "length (tokens)", type="log", tickvals=lengths, ticktext=_apart(lengths, window), tickangle=0
     )  # fmt: skip
     figure["layout"]["yaxis"] = axis(now, "rise (nats per token)")
     figure["layout"]["legend"] |= {"font": {"size": 11}}
@@ -68,9 +68,14 @@ def rises(result: Mapping[str, Any], scheme: str, now: Look) -> dict[str, Any]:
     return figure
 
 
-def _times(length: int, window: int) -> str:
-    """A length in windows, which leaves room on the axis."""
-    return f"{length / window:.3g}M"
+def _apart(lengths: list[int], window: int) -> list[str]:
+    """Lengths in windows, blank where they would stand on one another."""
+    said, last = [], 0.0
+    for length in lengths:
+        far = length >= 1.3 * last
+        said.append(f"{length / window:.3g}M" if far else "")
+        last = length if far else last
+    return said
 
 
 def by_frequency(result: Mapping[str, Any], scheme: str, now: Look) -> dict[str, Any]:
