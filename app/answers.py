@@ -35,6 +35,7 @@ class Answer:
         more: what it rests on.
         first: the earliest predicted failure, and where; None where there is none.
         measured: the measured failure.
+        interval: of the measured failure, in words; None where there is none.
     """
 
     scheme: str
@@ -43,17 +44,27 @@ class Answer:
     more: str
     first: Verdict | None
     measured: int | None
+    interval: str | None = None
 
 
-def answers(info: RunInfo, verdicts: Sequence[Verdict]) -> list[Answer]:
-    """An answer per scheme, in the order of the verdicts."""
+def answers(
+    info: RunInfo, verdicts: Sequence[Verdict], intervals: Mapping[str, str | None] | None = None
+) -> list[Answer]:
+    """An answer per scheme, in the order of the verdicts.
+
+    Args:
+        info: of the run.
+        verdicts: of every place that was recorded.
+        intervals: of the measured failures by scheme, in words, where they are known.
+    """
+    known = intervals or {}
     return [
-        _answer(info, [one for one in verdicts if one.scheme == scheme])
+        _answer(info, [one for one in verdicts if one.scheme == scheme], known.get(scheme))
         for scheme in dict.fromkeys(one.scheme for one in verdicts)
     ]
 
 
-def _answer(info: RunInfo, mine: Sequence[Verdict]) -> Answer:
+def _answer(info: RunInfo, mine: Sequence[Verdict], interval: str | None) -> Answer:
     crossing = [one for one in mine if one.predicted is not None]
     first = min(crossing, key=lambda one: one.predicted or 0, default=None)
     measured, unmeasured = mine[0].measured, mine[0].unmeasured
@@ -66,7 +77,10 @@ def _answer(info: RunInfo, mine: Sequence[Verdict]) -> Answer:
         state, head = "announced", f"failure predicted at {words.count(first.predicted or 0)}"
     else:
         state, head = "untold", "cannot tell"
-    return Answer(mine[0].scheme, state, head, _more(info, mine, crossing, first), first, measured)
+    more = _more(info, mine, crossing, first)
+    if interval is not None:
+        more = f"95% over {info.input.samples} samples: {interval}. {more}"
+    return Answer(mine[0].scheme, state, head, more, first, measured, interval)
 
 
 def _more(info: RunInfo, mine: Sequence[Verdict], crossing: Sequence[Verdict], first: Verdict | None) -> str:

@@ -19,6 +19,7 @@ from probe.recording.folder import Run, list_runs
 from probe.recording.place import Place
 from probe.results import read
 from probe.thresholds.detectors import DETECTORS, DetectorSettings
+from probe.thresholds.intervals import failure_interval
 from probe.thresholds.verdicts import Verdict, judge_run, read_verdicts, settings_of
 
 FILES = ("run.json", "trace.safetensors", "nll.parquet")
@@ -156,6 +157,22 @@ def _verdicts(
             if kept:
                 return [one for one in kept if one.scheme in schemes]
     return list(judge_run(_run, detector, settings, schemes=schemes))
+
+
+def intervals(run: Run, settings: DetectorSettings, schemes: Sequence[str]) -> dict[str, str | None]:
+    """Intervals of the measured failures in words; empty for a run of one sequence."""
+    if not run.nll_samples:
+        return {}
+    stamp = (run.path / "run.json").stat().st_mtime_ns
+    found: dict[str, str | None] = _intervals(str(run.path), stamp, settings, tuple(schemes), run)
+    return found
+
+
+@st.cache_data(max_entries=16, show_spinner="Drawing samples again …")  # type: ignore[untyped-decorator]
+def _intervals(
+    path: str, stamp: int, settings: DetectorSettings, schemes: tuple[str, ...], _run: Run
+) -> dict[str, str | None]:
+    return {scheme: failure_interval(_run, scheme, settings, resamples=100).said for scheme in schemes}
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from probe.recording.place import Place
 from probe.results import Records, Result
 from probe.thresholds.bands import BandScore, likelihood_bands
 from probe.thresholds.detectors import DetectorSettings
+from probe.thresholds.intervals import FailureInterval, failure_interval
 from probe.thresholds.verdicts import Verdict, judge_run, read_verdicts, settings_of
 
 
@@ -70,6 +71,21 @@ class Run(folder.Run):
             used.margin if margin is None else margin,
         )
         return judge_run(self, detector or self.info.detector, settings, schemes=schemes, places=places)
+
+    def measured_intervals(self, schemes: Sequence[str] | None = None, *, seed: int = 0) -> Records[FailureInterval]:
+        """How sure the measured failures are: 95% bootstrap intervals over the run's samples.
+
+        Args:
+            schemes: of those that ran; default those that were asked for.
+            seed: of the drawing.
+
+        Returns:
+            A row per scheme; a run of one sequence has no interval, and says so.
+
+        Raises:
+            ProbeError: a scheme that did not run.
+        """
+        return Records(failure_interval(self, one, seed=seed) for one in schemes or self.info.shown)
 
     def result(self) -> Result[Verdict]:
         """Settings, provenance and verdicts in the envelope that every kind of result has."""

@@ -12,7 +12,7 @@ from app.chrome import choose_run, empty, keep, title
 from app.figures import course, dimension_panel, likelihood_panel
 from app.look import chart, look
 from app.options import Options
-from app.runs import verdicts
+from app.runs import intervals, verdicts
 from probe.recording.folder import Run
 from probe.recording.info import RunInfo
 from probe.recording.place import Place
@@ -49,9 +49,10 @@ def render(options: Options) -> None:
         answer.info("Choose at least one scheme to show.")
         return
     found = verdicts(run, detector, settings, schemes)
+    said = answers(run.info, found, intervals(run, settings, schemes))
     with answer:
-        st.markdown(headline(run.info, answers(run.info, found)))
-        st.html(answers_html(answers(run.info, found), look()))
+        st.markdown(headline(run.info, said))
+        st.html(answers_html(said, look()))
     with dims:
         places = _places(run, found)
     with drawn:

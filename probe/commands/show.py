@@ -103,6 +103,7 @@ def run(run: Run, json_only: bool) -> None:
     )
     for line in reasons(verdicts):
         print(line)
+    _intervals(run)
     if info.local_layers:
         shown = ", ".join(map(str, info.local_layers))
         print(
@@ -111,6 +112,17 @@ def run(run: Run, json_only: bool) -> None:
         )
     figure = run.path / "figure.html"
     print(f"figure:  {figure if figure.exists() else 'none: plotly is not installed'}\nrun:     {run.path}")
+
+
+def _intervals(run: Run) -> None:
+    """How sure the measured failures are, of a run over several samples."""
+    from probe.thresholds.intervals import failure_interval
+
+    if not run.nll_samples:
+        return
+    said = {scheme: failure_interval(run, scheme).said for scheme in run.info.shown}
+    told = ", ".join(f"{scheme} {text}" for scheme, text in said.items() if text is not None)
+    print(f"measured, 95% over {run.info.input.samples} samples: {told or 'none fails'}")
 
 
 def evaluation(result: Result[Any], json_only: bool) -> None:

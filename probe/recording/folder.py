@@ -28,6 +28,9 @@ from probe.recording.arrays import mapped_arrays, write_arrays
 from probe.recording.info import FORMAT, RunInfo
 from probe.recording.place import Place
 
+SAMPLES = "nll_samples.safetensors"
+"""File with the NLL of every sample, [samples, positions] by scheme, of runs over several."""
+
 
 def _target(path: Path, force: bool) -> None:
     """Refuse a target that would lose something.
@@ -125,8 +128,8 @@ def write_table(path: Path, columns: Mapping[str, Any]) -> None:
     pq.write_table(pa.table(dict(columns)), path)
 
 
-def write_trace(path: Path, arrays: Mapping[str, NDArray[np.float32]]) -> None:
-    """Write recorded values, one array of [positions, dims] per "scheme/site.layer"."""
+def write_trace(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write recorded values, one array of [positions, dims] per "scheme/site.layer", or any arrays by name."""
     write_arrays(path, arrays)
 
 
@@ -191,6 +194,21 @@ class Run:
             values[position[mine]] = nll[mine]
             series[name] = values
         return series
+
+    @cached_property
+    def nll_samples(self) -> dict[str, NDArray[np.float64]]:
+        """NLL of every sample by scheme, [samples, positions], nats; empty for a run over one sequence, whose NLL is
+        `nll`, and for runs made before these were kept.
+
+        Raises:
+            ProbeError: the file is damaged.
+        """
+        if not (self.path / SAMPLES).exists():
+            return {}
+        try:
+            return mapped_arrays(self.path / SAMPLES)[0]
+        except (OSError, SafetensorError, KeyError) as error:
+            raise ProbeError(f"{self.path}: {SAMPLES} cannot be read ({error})") from None
 
     def table(self, name: str) -> list[dict[str, Any]]:
         """Rows of one of the run's tables, such as "thresholds".

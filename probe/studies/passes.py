@@ -30,11 +30,19 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class Pass:
-    """What one scheme's pass gave: recorded values [positions, dims] by place, NLL per position, seconds."""
+    """What one scheme's pass gave: recorded values [positions, dims] by place, means over samples; the NLL of each
+    sample, [samples, positions], nats; seconds.
+    """
 
     values: dict[Place, NDArray[np.float32]]
-    nll: NDArray[np.float64]
+    each: NDArray[np.float64]
     seconds: float
+
+    @property
+    def nll(self) -> NDArray[np.float64]:
+        """NLL per position, mean over samples."""
+        found: NDArray[np.float64] = self.each.mean(0)
+        return found
 
 
 def unfinished_folder(out: Path) -> Path:
@@ -133,7 +141,7 @@ class PassStore:
         arrays: dict[str, NDArray[Any]] = {place.key: values for place, values in one.values.items()}
         path = self._path(spec)
         part = path.with_suffix(".part")
-        write_arrays(part, arrays | {_NLL: one.nll}, {"scheme": spec, "seconds": str(one.seconds)})
+        write_arrays(part, arrays | {_NLL: one.each}, {"scheme": spec, "seconds": str(one.seconds)})
         part.replace(path)
         self.done += 1
         return self._read(spec) or one
@@ -153,9 +161,9 @@ def _read_pass(path: Path) -> tuple[str, Pass] | None:
     """A pass and its scheme from a file; None for one that was being written when its process died."""
     try:
         found, said = mapped_arrays(path)
-        nll = np.array(found.pop(_NLL))
+        each = np.atleast_2d(np.array(found.pop(_NLL)))
         values = {Place.parse(key): values for key, values in found.items()}
-        return said["scheme"], Pass(values, nll, float(said["seconds"]))
+        return said["scheme"], Pass(values, each, float(said["seconds"]))
     except (OSError, SafetensorError, KeyError, ValueError):
         return None
 

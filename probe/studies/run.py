@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from probe.errors import FieldError, literal, unknown
 from probe.models.load import LoadedModel
 from probe.provenance import Provenance
-from probe.recording.folder import Run, new_run_folder, write_json, write_table, write_trace
+from probe.recording.folder import SAMPLES, Run, new_run_folder, write_json, write_table, write_trace
 from probe.recording.hooks import Recording, check_sites, record
 from probe.recording.info import DetectionRecord, RunInfo, SchemeRecord
 from probe.recording.place import Place
@@ -235,7 +235,7 @@ def run_pass(
     """
     began = time.perf_counter()
     values: dict[Place, NDArray[np.float32]] = {}
-    nll = np.zeros(plan.length)
+    each = []
     settings = plan.chosen
     for row in plan.ids.split(1):
         with (
@@ -249,13 +249,14 @@ def run_pass(
             record(loaded.model, plan.sites, plan.layers, plan.dims, spill) as recording,
             _layer_progress(loaded, tick, plan.length),
         ):
-            nll += _score(loaded, row.to(loaded.device)) / len(plan.ids)
+            each.append(_score(loaded, row.to(loaded.device)))
         for place, array in _collect(recording, plan, scheme.spec).items():
             share = array if len(plan.ids) == 1 else array / np.float32(len(plan.ids))
             values[place] = values[place] + share if place in values else share
-    if loaded.family.head and not np.isfinite(nll[1:]).all():
+    scores = np.stack(each)
+    if loaded.family.head and not np.isfinite(scores[:, 1:]).all():
         raise not_finite(scheme.spec)
-    return Pass(values, nll, time.perf_counter() - began)
+    return Pass(values, scores, time.perf_counter() - began)
 
 
 def run_probe(
@@ -294,6 +295,8 @@ def run_probe(
                 _joined(passes), _nll(passes), plan.dims, loaded.window, info.vocabulary, info.input.unigram
             )
             judged = (judge(recorded, info.shown, name, settings.detection) for name in DETECTORS)
+            if len(plan.ids) > 1:
+                write_trace(part / SAMPLES, {spec: one.each for spec, one in passes.items()})
             _write(part, info, recorded, [verdict for verdicts in judged for verdict in verdicts])
         _draw(part)
         store.drop()
