@@ -32,8 +32,8 @@ def kinds() -> dict[str, Markdown]:
 
     return {
         "audit": tasks.audit_markdown, "bench": bench.markdown, "causes": studies.causes_markdown,
-        "frequencies": studies.frequencies_markdown, "tune": studies.tune_markdown,
-        "eval": tasks.markdown, "peers": peers.markdown,
+        "eval": tasks.markdown, "frequencies": studies.frequencies_markdown, "peers": peers.markdown,
+        "tune": studies.tune_markdown,
     }  # fmt: skip
 
 

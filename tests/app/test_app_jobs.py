@@ -31,7 +31,7 @@ def begin(runs, tiny_folder, **fields):
 
 def long_job(runs, tiny_folder):
     """One that would take minutes: the dense reference over a long input."""
-    arguments = ["run", "--model", str(tiny_folder), "--input", "token:5", "--length", "3000", "--backend", "dense",
+    arguments = ["run", "--model", str(tiny_folder), "--input", "token:5", "--length", "1600", "--backend", "dense",
                  "--scheme", "origin,rerope,stair,pi,ntk"]  # fmt: skip
     return jobs.start(runs, "Run of tiny", arguments, "tiny")
 
