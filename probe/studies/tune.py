@@ -332,12 +332,13 @@ def _share(row: TuneRow) -> float:
 
 
 def _rank(row: TuneRow) -> tuple[float, ...]:
-    """The better the smaller: checked before screened before left out; keys found, then the likelihood.
+    """The better the smaller: checked before screened before left out. Of what was checked, keys found, then the
+    likelihood; of what was screened, keys predicted, then how surprising the right answer is, then the likelihood.
 
-    Likelihoods within 0.05 nats count as equal, so that a pass key more outweighs what is noise of two texts.
+    Nats within 0.05 count as equal, so that what is noise of a few prompts and texts does not decide.
     """
     if row.correct is not None and row.total:
         return (0, -row.correct / row.total, round((row.nll or 0.0) / 0.05), row.answer or 0.0)
     if row.keys is not None:
-        return (1, -row.keys, round((row.rise or 0.0) / 0.05), row.answer or 0.0)
+        return (1, -row.keys, round((row.answer or 0.0) / 0.05), row.rise or 0.0)
     return (2, 0, 0, 0)
