@@ -135,7 +135,7 @@ def course(panels: Sequence[Panel], window: int, length: int, now: Look) -> dict
     dashes = _dashes(schemes, now)
     tall = sum(one.height for one in panels) + GAP * (len(panels) - 1)
     found: dict[str, Any] = {"data": [], "layout": layout(now, tall + 102, shapes=[], annotations=[])}
-    found["layout"]["margin"] = {"l": 60, "r": 18, "t": 58, "b": 44}
+    found["layout"]["margin"] = {"l": 60, "r": 34, "t": 58, "b": 44}
     found["layout"]["legend"] |= {"y": 1 + 24 / tall}
     top = tall
     for number, one in enumerate(panels):

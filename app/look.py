@@ -74,7 +74,7 @@ def layout(now: Look, height: int, **more: Any) -> dict[str, Any]:
     return {
         "height": height, "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)", "uirevision": "kept",
         "font": {"family": "Source Sans, Source Sans Pro, sans-serif", "size": 13, "color": now.ink},
-        "margin": {"l": 56, "r": 16, "t": 36, "b": 44}, "hovermode": "closest",
+        "margin": {"l": 56, "r": 34, "t": 36, "b": 44}, "hovermode": "closest",
         "modebar": {"orientation": "v", "bgcolor": "rgba(0,0,0,0)", "color": now.faint, "activecolor": now.ink},
         "dragmode": "zoom",
         "legend": {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "font": {"size": 13}},

@@ -57,7 +57,7 @@ def exceedance_map(mine: Sequence[Verdict], info: RunInfo, now: Look) -> dict[st
     else:
         data = _image(mine, column, row, scale, bar)
     found: dict[str, Any] = {"data": data, "layout": layout(now, height, showlegend=False, clickmode="event+select")}
-    found["layout"]["margin"] = {"l": 48, "r": 10, "t": 8, "b": 40}
+    found["layout"]["margin"] = {"l": 48, "r": 34, "t": 8, "b": 40}
     step, down = max(1, len(dims) // 12) if len(dims) > 24 else 1, max(1, len(layers) // 15)
     found["layout"]["xaxis"] = axis(
         now, "head" if _heads(mine) else "dimension", showgrid=False, range=[-0.6, len(dims) - 0.4],

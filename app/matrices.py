@@ -56,7 +56,7 @@ def matrix(scheme: Scheme, length: int, now: Look) -> dict[str, Any]:
             "name": "unseen in training (W ≥ M)", "hoverinfo": "skip", "showlegend": True,
         })  # fmt: skip
     figure: dict[str, Any] = {"data": data, "layout": layout(now, 520)}
-    figure["layout"]["margin"] = {"l": 48, "r": 10, "t": 34, "b": 40}
+    figure["layout"]["margin"] = {"l": 48, "r": 34, "t": 34, "b": 40}
     figure["layout"]["xaxis"] = axis(now, "key i", showgrid=False, constrain="domain", range=[-0.5, length - 0.5])
     figure["layout"]["yaxis"] = axis(
         now, "query t", showgrid=False, scaleanchor="x", constrain="domain", range=[length - 0.5, -0.5]

@@ -50,7 +50,7 @@ def rises(result: Mapping[str, Any], scheme: str, now: Look) -> dict[str, Any]:
         })  # fmt: skip
     lengths = sorted({row["length"] for row in result["rows"]})
     figure: dict[str, Any] = {"data": data, "layout": layout(now, 300)}
-    figure["layout"]["margin"] = {"l": 52, "r": 10, "t": 58, "b": 44}
+    figure["layout"]["margin"] = {"l": 52, "r": 34, "t": 58, "b": 44}
     figure["layout"]["title"] = {"text": scheme.replace("<", "&lt;"), "font": {"size": 14}, "x": 0, "y": 0.98}
     figure["layout"]["xaxis"] = axis(
         now, "length (tokens)", type="log", tickvals=lengths, ticktext=_apart(lengths, window), tickangle=0
@@ -106,7 +106,7 @@ def by_frequency(result: Mapping[str, Any], scheme: str, now: Look) -> dict[str,
             "hovertemplate": f"frequency %{{x}}, %{{customdata}} turns in M<br>{name}: %{{y:.2f}} nats<extra></extra>",
         })  # fmt: skip
     figure: dict[str, Any] = {"data": data, "layout": layout(now, 300, shapes=[], annotations=[])}
-    figure["layout"]["margin"] = {"l": 52, "r": 16, "t": 40, "b": 44}
+    figure["layout"]["margin"] = {"l": 52, "r": 34, "t": 40, "b": 44}
     figure["layout"]["xaxis"] = axis(now, "rotary frequency, fastest first", type="category", showgrid=False)
     figure["layout"]["yaxis"] = axis(now, "rise (nats per token)")
     slow = [number for number, row in enumerate(data[0]["customdata"]) if float(row) < 1]

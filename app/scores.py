@@ -126,7 +126,7 @@ def depths(rows: Rows, scheme: str, now: Look, bins: int = 5) -> dict[str, Any] 
         }],
         "layout": layout(now, 260),
     }  # fmt: skip
-    figure["layout"]["margin"] = {"l": 76, "r": 8, "t": 30, "b": 40}
+    figure["layout"]["margin"] = {"l": 76, "r": 34, "t": 30, "b": 40}
     figure["layout"]["title"] = {"text": scheme.replace("<", "&lt;"), "font": {"size": 14}, "x": 0, "y": 0.98}
     figure["layout"]["xaxis"] = axis(now, "length (tokens)", type="category", showgrid=False)
     figure["layout"]["yaxis"] = axis(now, "depth of the key", autorange="reversed", showgrid=False)
