@@ -12,7 +12,7 @@ from app import jobs, new_run, words
 from app.figures import partial_figure
 from app.look import chart, look
 from app.options import Options
-from app.runs import is_example, open_run, run_names
+from app.runs import Stored, is_example, open_run, run_names
 from probe.errors import ProbeError
 from probe.recording.folder import Run
 from probe.recording.info import RunInfo
@@ -111,6 +111,15 @@ def _facts(info: RunInfo) -> None:
     }
     for name, value in facts.items():
         st.markdown(f"**{name}**  \n{value}")
+
+
+def pick(found: Sequence[Stored], key: str) -> Stored:
+    """One of several results, the reader's choice; asks only where there is more than one."""
+    named = {one.name + (" (example)" if one.example else ""): one for one in found}
+    if len(named) == 1:
+        return next(iter(named.values()))
+    keep(key, list(named))
+    return named[st.selectbox("Result", list(named), key=key)]
 
 
 def empty(options: Options) -> None:

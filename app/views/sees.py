@@ -8,12 +8,12 @@ from pathlib import Path
 import streamlit as st
 
 from app import jobs, words
-from app.chrome import keep, title
+from app.chrome import keep, pick, title
 from app.look import chart, look
 from app.matrices import by_distance, continuations, cost, matrix
 from app.new_run import trained_models
 from app.options import Options
-from app.runs import Stored, results
+from app.runs import results
 from probe.errors import ProbeError
 from probe.figures.mesa import draw, share
 from probe.figures.schemes import DRAWN
@@ -192,9 +192,7 @@ def _written(options: Options) -> None:
     if not found:
         st.info("Nothing was read yet. Paste a text and press **Read it**.")
         return
-    named = {one.name + (" (example)" if one.example else ""): one for one in found}
-    keep("written", list(named))
-    one: Stored = named[st.selectbox("Result", list(named), key="written")]
+    one = pick(found, "written")
     settings, rows = one.value["settings"], one.value["rows"]
     st.markdown(
         f"{words.model_name(one.model)}, M = {words.count(int(settings['window']))}, a prompt of "

@@ -10,7 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from app import jobs, words
-from app.chrome import choose_run, empty, keep, title
+from app.chrome import choose_run, empty, keep, pick, title
 from app.figures import course, dimension_panel, likelihood_panel
 from app.look import chart, look
 from app.maps import by_layer, cells, exceedance_map
@@ -154,12 +154,8 @@ def _causes(options: Options, info: RunInfo) -> None:
 
 
 def _shown(found: Sequence[Stored], model: str) -> None:
-    named = {one.name + (" (example)" if one.example else ""): one for one in found}
-    chosen = next(iter(named))
-    if len(named) > 1:
-        keep("causes", list(named))
-        chosen = st.selectbox("Result", list(named), key="causes")
-    value = named[chosen].value
+    picked = pick(found, "causes")
+    chosen, value = picked.name, picked.value
     schemes = list(dict.fromkeys(row["scheme"] for row in value["rows"]))
     shown = st.pills("Schemes", schemes, selection_mode="multi", default=schemes[:3], key=f"causes of {chosen}")
     untold = {(row["scheme"], row["cause"], row["untold"]) for row in value["rows"] if row.get("untold")}
@@ -206,12 +202,8 @@ def _frequencies(options: Options, info: RunInfo) -> None:
         st.caption(f"Not asked of {words.literal(model)} yet:")
         st.code(f"probe frequencies --model {shlex.quote(info.model)} --groups 8 --out runs/frequencies.json")
         return
-    named = {one.name + (" (example)" if one.example else ""): one for one in found}
-    chosen = next(iter(named))
-    if len(named) > 1:
-        keep("frequencies", list(named))
-        chosen = st.selectbox("Result", list(named), key="frequencies")
-    value = named[chosen].value
+    picked = pick(found, "frequencies")
+    chosen, value = picked.name, picked.value
     scheme = next(row["scheme"] for row in value["rows"])
     length = words.count(int(value["settings"]["length"]))
     chart(

@@ -9,7 +9,7 @@ from typing import Any
 import streamlit as st
 
 from app import jobs, words
-from app.chrome import keep, title
+from app.chrome import keep, pick, title
 from app.look import chart, look
 from app.new_run import trained_models
 from app.options import Options
@@ -110,9 +110,7 @@ def _tuned(found: list[Stored], model: str) -> None:
         st.caption(f"Not asked of {words.literal(model)} here; this does it:")
         st.code(f"probe tune --model {shlex.quote(model)} --out runs/tune.json", language="bash")
         return
-    named = {one.name + (" (example)" if one.example else ""): one for one in found}
-    keep("tune", list(named))
-    value = named[st.selectbox("Result", list(named), key="tune")].value
+    value = pick(found, "tune").value
     settings, proposed = value["settings"], value["settings"]["proposed"]
     length = words.count(int(settings["length"]))
     if proposed is None:
