@@ -32,10 +32,11 @@ from probe.results import Records, Result
 from probe.schemes import ORIGIN, Scheme, make_scheme, resolve_schemes
 from probe.schemes.copies import with_copies
 from probe.schemes.cut_out import folded, without_middle
-from probe.seam.apply import apply_scheme, check_scheme
+from probe.seam.apply import check_scheme
 from probe.tasks.documents import document_batch
 from probe.tasks.encoding import first_token
-from probe.tasks.nll import nll_per_position, not_finite
+from probe.tasks.evaluate import heldout_nll
+from probe.tasks.nll import not_finite
 from probe.thresholds.measured import NLL_FLOOR
 
 GAP, COPIES = "distances, predicted", "keys, predicted"
@@ -126,6 +127,26 @@ def keys_seen(scheme: Scheme, length: int) -> int:
     return int(torch.as_tensor(sees).sum())
 
 
+def without_first(loaded: LoadedModel, ids: Int[Tensor, "samples length"], at: int) -> Int[Tensor, "samples rest"]:
+    """Texts from token `at` on, behind what the tokenizer puts first."""
+    head = len(first_token(loaded.tokenizer, loaded.model.config).ids)
+    return torch.cat((ids[:, :head], ids[:, max(at, head) :]), dim=1)
+
+
+def tail_nll(
+    loaded: LoadedModel, scheme: Scheme, ids: Int[Tensor, "samples length"], tail: int
+) -> Float[Tensor, "samples tail"]:
+    """NLL of the last tokens of texts under a scheme, float64 nats.
+
+    Raises:
+        ProbeError: it is NaN or infinite.
+    """
+    found = heldout_nll(loaded, scheme, ids)[:, -tail:].double()
+    if not bool(found.isfinite().all()):
+        raise not_finite(scheme.spec)
+    return found
+
+
 @dataclass
 class Causes:
     """The study of one model, under way: `rows` are those that are done.
@@ -203,7 +224,7 @@ class Causes:
         for length in self.lengths or ():
             at, gap = gap_for(window, length)
             if at not in without:
-                without[at] = self._tails(trained, self._without_first(short, at))
+                without[at] = self._tails(trained, without_first(self.loaded, short, at))
             alone = without[at]
             for scheme in self.schemes:
                 self._add(scheme, length, GAP, self._tails(without_middle(scheme, at, gap), short), alone)
@@ -232,11 +253,6 @@ class Causes:
         else:
             self._add(scheme, length, COPIES, self._tails(copied, short), base)
 
-    def _without_first(self, ids: Tensor, at: int) -> Tensor:
-        """The texts from token `at` on, behind what the tokenizer puts first."""
-        head = len(first_token(self.loaded.tokenizer, self.loaded.model.config).ids)
-        return torch.cat((ids[:, :head], ids[:, max(at, head) :]), dim=1)
-
     def _add_keys(self, scheme: Scheme, ids: Tensor, whole: Tensor, base: Tensor) -> None:
         length = ids.shape[1]
         same = folded(scheme, length)
@@ -251,18 +267,9 @@ class Causes:
         self.rows.append(CauseRow(scheme.spec, length, cause, rise, low, high))
 
     def _tails(self, scheme: Scheme, ids: Tensor) -> Float[Tensor, "samples tail"]:
-        """NLL of the last tokens, float64 nats.
-
-        Raises:
-            ProbeError: it is NaN or infinite.
-        """
+        """NLL of the last tokens."""
         assert self.tail is not None
-        with apply_scheme(self.loaded.model, scheme), torch.no_grad():
-            rows = [nll_per_position(self.loaded.model, row.to(self.loaded.device)) for row in ids.split(1)]
-        found = torch.cat(rows)[:, -self.tail :].double()
-        if not bool(found.isfinite().all()):
-            raise not_finite(scheme.spec)
-        return found
+        return tail_nll(self.loaded, scheme, ids, self.tail)
 
     def result(self, complete: bool) -> Result[CauseRow]:
         """The rows so far, with what they were made with."""

@@ -27,7 +27,8 @@ from probe.schemes import ORIGIN, Scheme, make_scheme, resolve_schemes
 from probe.schemes.cut_out import gap_for_some, without_middle
 from probe.seam.apply import check_scheme
 from probe.seam.positions import Rope
-from probe.studies.causes import Causes, gap_for, paired_interval
+from probe.studies.causes import Causes, gap_for, paired_interval, tail_nll, without_first
+from probe.tasks.documents import document_batch
 
 ALONE, SPARED, WHOLE = "alone", "spared", "whole"
 
@@ -106,10 +107,9 @@ class FrequencyStudy:
             ProbeError: a model without RoPE, a scheme that weaves or does not fit, a length inside the window.
         """
         window = self.loaded.window
-        self._causes = Causes(
-            self.loaded, ORIGIN, self.length, self.samples, self.seed, measure=0, tail=self.tail, lengths=None
-        )
-        self.length, self.tail = self._causes.length, self._causes.tail
+        # What is asked of a length, a tail and texts is the same as there.
+        same = Causes(self.loaded, ORIGIN, self.length, self.samples, self.seed, measure=0, tail=self.tail)
+        self.length, self.tail = same.length, same.tail
         kinds = self.loaded.family.layer_positions(self.loaded.model)
         rotary = next((one for one in kinds if isinstance(one, Rope)), None)
         if rotary is None:
@@ -142,8 +142,8 @@ class FrequencyStudy:
         assert self.length is not None
         window = self.loaded.window
         at, gap = gap_for(window, self.length)
-        short = self._causes._texts(window)
-        base = self._causes._tails(make_scheme(ORIGIN, window), self._causes._without_first(short, at))
+        short = document_batch(self.loaded, window, self.samples, self.seed)
+        base = self._tails(make_scheme(ORIGIN, window), without_first(self.loaded, short, at))
         for scheme in self.schemes:
             everything = (0, len(self._inv_freq) - 1)
             self._add(scheme, WHOLE, everything, without_middle(scheme, at, gap), short, base)
@@ -155,10 +155,14 @@ class FrequencyStudy:
                     self._add(scheme, what, group, made, short, base)
                     yield f"{scheme.spec} frequencies {group[0]} to {group[1]} {what}"
 
+    def _tails(self, scheme: Scheme, ids: Tensor) -> Tensor:
+        assert self.tail is not None
+        return tail_nll(self.loaded, scheme, ids, self.tail)
+
     def _add(
         self, scheme: Scheme, what: str, group: tuple[int, int], made: Scheme, short: Tensor, base: Tensor
     ) -> None:
-        rise, low, high = paired_interval((self._causes._tails(made, short) - base).numpy(), self.seed)
+        rise, low, high = paired_interval((self._tails(made, short) - base).numpy(), self.seed)
         turns = self._turns(scheme, group[1])
         self.rows.append(FrequencyRow(scheme.spec, self.length or 0, what, *group, turns, rise, low, high))
 

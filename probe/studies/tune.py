@@ -16,7 +16,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from probe.errors import FieldError, ProbeError
@@ -26,11 +25,11 @@ from probe.results import Records, Result
 from probe.schemes import ORIGIN, Scheme, make_scheme, parse_scheme, resolve_schemes
 from probe.schemes.copies import with_copies
 from probe.schemes.cut_out import largest_position, without_middle
-from probe.seam.apply import apply_scheme, check_scheme
+from probe.seam.apply import check_scheme
+from probe.studies.causes import tail_nll, without_first
 from probe.tasks.documents import document_batch
-from probe.tasks.evaluate import BATCH_TOKENS, batches, draw_passkeys
+from probe.tasks.evaluate import draw_passkeys, passkey_answers
 from probe.tasks.intervals import wilson
-from probe.tasks.nll import nll_per_position, not_finite
 from probe.tasks.passkey import PasskeySample, minimum_length, passkey_sample
 
 SHARES = (0.125, 0.25, 0.5, 0.75)
@@ -144,9 +143,11 @@ class Tuning:
             if getattr(self, name) < 1:
                 raise FieldError(name, "at least 1", getattr(self, name))
         self._tokenizer = self.loaded.tokenizer_for("tune")
-        self._rotates = self.loaded.family.positions == "RoPE" and self._fits("dynamic-ntk")
-        asked = ",".join(candidates(window, self.length, self._rotates)) if self.schemes is None else self.schemes
-        found = {scheme.spec: scheme for scheme in (make_scheme(ORIGIN, window), *resolve_schemes(asked, window))}
+        if self.schemes is None:
+            self.schemes = ",".join(candidates(window, self.length, self._fits("dynamic-ntk")))
+        found = {
+            scheme.spec: scheme for scheme in (make_scheme(ORIGIN, window), *resolve_schemes(self.schemes, window))
+        }
         self._candidates = list(found.values())
         for scheme in self._candidates:
             check_scheme(self.loaded.model, scheme)
@@ -174,8 +175,9 @@ class Tuning:
         self._moved = self._prompts(draw, 0.0, 0.4)
         self._among = self._prompts(draw, 0.6, 1.0)
         self._texts = document_batch(self.loaded, self._short, self.documents, self.seed)
-        self._base = self._nll(make_scheme(ORIGIN, self.loaded.window), self._texts)
-        self._alone = self._nll(make_scheme(ORIGIN, self.loaded.window), self._texts[:, self._short // 2 :])
+        trained = make_scheme(ORIGIN, self.loaded.window)
+        self._base = self._nll(trained, self._texts)
+        self._alone = self._nll(trained, without_first(self.loaded, self._texts, self._short // 2))
         for scheme in self._candidates:
             self.rows.append(self._screen(scheme))
             yield f"{scheme.spec} screened"
@@ -215,39 +217,14 @@ class Tuning:
             row, keys=min(keys), answer=max(answers), rise=max(rises), screening=time.monotonic() - began,
         )  # fmt: skip
 
-    @torch.no_grad()
     def _answers(self, scheme: Scheme, prompts: Sequence[PasskeySample]) -> tuple[float, float]:
         """(share of exact answers, nats per token of the right ones)."""
-        right, nats = [], []
-        longest = max(len(one.answer) for one in prompts)
-        with apply_scheme(self.loaded.model, scheme):
-            for mine in batches(prompts, len(prompts[0].prompt) + longest):
-                ids = torch.tensor([one.prompt + one.answer for one in mine], device=self.loaded.device)
-                logits = self.loaded.model(input_ids=ids, use_cache=False, logits_to_keep=longest + 1).logits
-                for row, truth, one in zip(logits[:, :-1].float(), ids[:, -longest:], mine, strict=True):
-                    # A tokenizer may cut keys into different numbers of tokens: only the answer's own count.
-                    own = slice(longest - len(one.answer), None)
-                    right.append(bool((row[own].argmax(-1) == truth[own]).all()))
-                    nats.append(float(torch.nn.functional.cross_entropy(row[own], truth[own])))
-        return float(np.mean(right)), float(np.mean(nats))
+        right, nats = passkey_answers(self.loaded, scheme, prompts)
+        return float(right.double().mean()), float(nats.double().mean())
 
-    def _nll(self, scheme: Scheme, ids: Tensor, tail: int | None = None) -> Tensor:
-        """NLL of the last tokens of texts, [samples, tail], float64 nats; the last quarter of a short text where
-        nothing is said.
-
-        Raises:
-            ProbeError: it is NaN or infinite.
-        """
-        tail = max(1, self._short // 4) if tail is None else tail
-        with apply_scheme(self.loaded.model, scheme), torch.no_grad():
-            rows = [
-                nll_per_position(self.loaded.model, mine.to(self.loaded.device))[:, -tail:]
-                for mine in ids.split(max(1, BATCH_TOKENS // ids.shape[1]))
-            ]
-        found = torch.cat(rows).double()
-        if not bool(found.isfinite().all()):
-            raise not_finite(scheme.spec)
-        return found
+    def _nll(self, scheme: Scheme, ids: Tensor) -> Tensor:
+        """NLL of the last quarter of a short text."""
+        return tail_nll(self.loaded, scheme, ids, max(1, self._short // 4))
 
     def _finalists(self) -> list[TuneRow]:
         """The model as trained, and the best by what was predicted."""
@@ -255,7 +232,6 @@ class Tuning:
         best = sorted(screened, key=_rank)[: self.finalists]
         return [*(row for row in self.rows if row.scheme == ORIGIN), *best]
 
-    @torch.no_grad()
     def _check(self, row: TuneRow) -> TuneRow:
         began = time.monotonic()
         if began > self._until and row.scheme != ORIGIN:
@@ -266,7 +242,7 @@ class Tuning:
         correct = round(found * len(keys))
         low, high = wilson(correct, len(keys))
         texts = document_batch(self.loaded, self.length, self.documents, self.seed + 1)
-        nll = float(self._nll(scheme, texts, self.loaded.window // 4).mean())
+        nll = float(tail_nll(self.loaded, scheme, texts, self.loaded.window // 4).mean())
         return replace(
             row, correct=correct, total=len(keys), low=low, high=high, nll=nll,
             checking=time.monotonic() - began,

@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from probe.errors import FieldError
 from probe.models.load import LoadedModel
@@ -74,19 +75,28 @@ def draw_passkeys(
     return [passkey_sample(tokenizer, length, float(depth), rng, prompt=prompt) for depth in depths]
 
 
-@torch.no_grad()
 def passkey_hits(loaded: LoadedModel, scheme: Scheme, drawn: Sequence[PasskeySample]) -> Bool[Tensor, " samples"]:
     """Whether greedy decoding gives exactly the key: every answer token is the argmax after its true prefix."""
+    return passkey_answers(loaded, scheme, drawn)[0]
+
+
+@torch.no_grad()
+def passkey_answers(
+    loaded: LoadedModel, scheme: Scheme, drawn: Sequence[PasskeySample]
+) -> tuple[Bool[Tensor, " samples"], Float[Tensor, " samples"]]:
+    """(whether greedy decoding gives exactly the key, nats per token of the key), of every sample."""
     longest = max(len(sample.answer) for sample in drawn)
-    hits = []
+    hits, nats = [], []
     with apply_scheme(loaded.model, scheme):
         for mine in batches(drawn, len(drawn[0].prompt) + longest):
             ids = torch.tensor([sample.prompt + sample.answer for sample in mine], device=loaded.device)
             logits = loaded.model(input_ids=ids, use_cache=False, logits_to_keep=longest + 1).logits
-            right = logits[:, :-1].argmax(-1) == ids[:, -longest:]
-            # A tokenizer may cut keys into different numbers of tokens: only the answer's own count.
-            hits += [bool(row[longest - len(sample.answer) :].all()) for row, sample in zip(right, mine, strict=True)]
-    return torch.tensor(hits)
+            for row, truth, sample in zip(logits[:, :-1].float(), ids[:, -longest:], mine, strict=True):
+                # A tokenizer may cut keys into different numbers of tokens: only the answer's own count.
+                own = slice(longest - len(sample.answer), None)
+                hits.append(bool((row[own].argmax(-1) == truth[own]).all()))
+                nats.append(float(cross_entropy(row[own], truth[own])))
+    return torch.tensor(hits), torch.tensor(nats)
 
 
 def heldout_nll(loaded: LoadedModel, scheme: Scheme, ids: Tensor, tick: Callable[[], None] = lambda: None) -> Tensor:
