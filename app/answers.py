@@ -16,13 +16,6 @@ from probe.thresholds.verdicts import Verdict
 
 State = Literal["breaks", "holds", "announced", "untold"]
 
-SAID: Mapping[State, str] = {
-    "breaks": "breaks",
-    "holds": "holds",
-    "announced": "may break",
-    "untold": "cannot tell",
-}
-
 
 @dataclass(frozen=True)
 class Answer:

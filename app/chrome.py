@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import streamlit as st
@@ -80,8 +79,10 @@ def _asked_for(names: Sequence[str]) -> str | None:
 
 
 def _take_finished(options: Options) -> None:
-    """Select the run that a job of this session made; tell every session of a job's end."""
+    """Select the run that a job of this session made."""
     watched: str | None = st.session_state.get("watched")
+    if watched is None:
+        return
     for job in jobs.jobs(options.runs):
         if job.name == watched and job.state == "done":
             del st.session_state["watched"]
@@ -131,19 +132,20 @@ def empty(options: Options) -> None:
     st.code("probe run --layer all --dim 0-19", language="bash")
 
 
-def _signature(root: Path) -> tuple[tuple[str, str], ...]:
-    return tuple((job.name, job.state) for job in jobs.jobs(root))
+def _signature(known: Sequence[jobs.Job]) -> tuple[tuple[str, str], ...]:
+    return tuple((job.name, job.state) for job in known)
 
 
 def banner(options: Options) -> None:
     """The job in progress, or one that failed, above every page; every tab sees it."""
-    st.session_state["jobs_seen"] = _signature(options.runs)
+    st.session_state["jobs_seen"] = _signature(jobs.jobs(options.runs))
     _watch(options)
 
 
 @st.fragment(run_every=1.0)  # type: ignore[untyped-decorator]
 def _watch(options: Options) -> None:
-    seen, now = st.session_state.get("jobs_seen", ()), _signature(options.runs)
+    known = jobs.jobs(options.runs)
+    seen, now = st.session_state.get("jobs_seen", ()), _signature(known)
     if seen != now:
         before = dict(seen)
         for name, state in now:
@@ -151,7 +153,7 @@ def _watch(options: Options) -> None:
                 st.session_state["told"] = f"{name} is done."
         st.session_state["jobs_seen"] = now
         st.rerun(scope="app")
-    for job in jobs.jobs(options.runs):
+    for job in known:
         if job.state == "running":
             _running(job)
         elif job.state == "failed":

@@ -44,7 +44,6 @@ class Panel:
     failures: Mapping[str, int | None]
     levels: Mapping[float, str]
     height: int
-    symbol: str
     faint: Mapping[str, NDArray[np.float64]]
 
 
@@ -70,7 +69,7 @@ def likelihood_panel(run: Run, verdicts: Sequence[Verdict], settings: DetectorSe
         band = nll_threshold(run.nll[ORIGIN], window, settings).value
         levels = {band: f"in-window band, up to {band:.3g}"}
     title = "Measured: negative log-likelihood of the next token, smoothed"
-    return Panel(title, "nats", lines, failures, levels, LIKELIHOOD, "x", {})
+    return Panel(title, "nats", lines, failures, levels, LIKELIHOOD, {})
 
 
 def dimension_panel(run: Run, place: Place, verdicts: Sequence[Verdict], settings: DetectorSettings,
@@ -94,7 +93,7 @@ def dimension_panel(run: Run, place: Place, verdicts: Sequence[Verdict], setting
     title = f"Predicted: {place.title}" + (f", median over {over} positions on raw values" if smoothed else "")
     failures = {one.scheme: one.predicted for one in verdicts}
     shown, faint = (smooth, lines) if smoothed else (lines, {})
-    return Panel(title, "activation", shown, failures, levels, PANEL, "x", faint)
+    return Panel(title, "activation", shown, failures, levels, PANEL, faint)
 
 
 def _range(series: Sequence[NDArray[np.float64]], more: Sequence[float], window: int) -> tuple[float, float]:
@@ -123,7 +122,7 @@ def partial_figure(unfinished: Path, now: Look) -> dict[str, Any] | None:
     over = DetectorSettings().run_at(window)
     lines = {spec: smooth_nll(nll, over) for spec, nll in told.items()}
     title = "So far: negative log-likelihood of the next token, smoothed"
-    panel = Panel(title, "nats", lines, dict.fromkeys(lines), {}, PANEL, "x", {})
+    panel = Panel(title, "nats", lines, dict.fromkeys(lines), {}, PANEL, {})
     return course([panel], window, max(map(len, lines.values())), now)
 
 
@@ -140,7 +139,7 @@ def course(panels: Sequence[Panel], window: int, length: int, now: Look) -> dict
     top = tall
     for number, one in enumerate(panels):
         domain = [max(0.0, (top - one.height) / tall), top / tall]
-        _put(found, one, number, domain, schemes, now, dashes, points, window, length)
+        _put(found, one, number, domain, now, dashes, points, window, length)
         top -= one.height + GAP
     last = f"y{len(panels)}" if len(panels) > 1 else "y"
     found["layout"]["xaxis"] = axis(now, "position (tokens)", range=[0, length], anchor=last)
@@ -168,7 +167,7 @@ def _dashes(schemes: Sequence[str], now: Look) -> dict[str, str]:
 
 
 def _put(
-    found: dict[str, Any], panel: Panel, number: int, domain: list[float], schemes: Sequence[str], now: Look,
+    found: dict[str, Any], panel: Panel, number: int, domain: list[float], now: Look,
     dashes: Mapping[str, str], points: int, window: int, length: int,
 ) -> None:  # fmt: skip
     y = "y" if number == 0 else f"y{number + 1}"
@@ -193,7 +192,7 @@ def _put(
         found["data"].append({
             "type": "scatter", "mode": "markers", "x": [at], "y": [heights[scheme]], "yaxis": y, "showlegend": False,
             "legendgroup": scheme, "name": f"{scheme}: {what} failure", "cliponaxis": False,
-            "marker": {"symbol": panel.symbol, "size": 11, "color": now.scheme(scheme),
+            "marker": {"symbol": "x", "size": 11, "color": now.scheme(scheme),
                        "line": {"width": 1.5, "color": now.scheme(scheme)}},
             "hovertemplate": f"{_plain(scheme)}: {what} failure at %{{x:,}}<extra></extra>",
         })  # fmt: skip

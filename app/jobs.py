@@ -23,17 +23,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from app import words
+from probe.defaults import PROGRESS
 from probe.errors import ProbeError
-
-PROGRESS = "WEAVESCOPE_PROGRESS"
-"""As `probe.commands.options` calls it, which would load all of the command line."""
 
 KEPT = 3600.0
 """Seconds that the folder of a finished job stays: every tab has seen it end by then."""
 
 State = Literal["running", "done", "failed"]
 
-_ended: dict[int, subprocess.Popen[bytes]] = {}
+_started: dict[int, subprocess.Popen[bytes]] = {}
 """Processes that this server started, to be waited for."""
 _starting = threading.Lock()
 
@@ -128,7 +126,8 @@ class Job:
         if "No space left on device" in said:
             return "the disk is full; free some space, then start it again"
         code = _code(self.pid)
-        if code is None or code in (-signal.SIGKILL, 128 + signal.SIGKILL) or not said:
+        # A server that was started later does not know the code; a crash leaves more than the probe's own lines.
+        if code in (-signal.SIGKILL, 128 + signal.SIGKILL) or not said or (code is None and said.startswith("probe:")):
             return (
                 "its process was killed, most often for lack of memory; take a shorter length, fewer schemes, layers "
                 "or dims, and start it again"
@@ -165,13 +164,13 @@ def _ticks(pid: int) -> tuple[str, int] | None:
 
 def _code(pid: int) -> int | None:
     """The exit code of a process that this server started and that has ended; None where it is not known."""
-    process = _ended.get(pid)
+    process = _started.get(pid)
     return None if process is None else process.poll()
 
 
 def _alive(pid: int, ticks: int | None) -> bool:
     """Whether the process runs, and is still the one that began at `ticks`."""
-    if pid in _ended and _ended[pid].poll() is not None:
+    if pid in _started and _started[pid].poll() is not None:
         return False
     if ticks is None:
         try:
@@ -263,16 +262,19 @@ def resume(root: Path, job: Job) -> Job:
         return _spawn(job.folder, job.title, ("run", "--resume", str(kept), "--quiet"), job.out)
 
 
+def environment() -> dict[str, str]:
+    """Of a process that imports the packages from where this one does: Streamlit's main file puts them on the path."""
+    here = str(Path(__file__).resolve().parents[1])
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))}
+
+
 def _spawn(folder: Path, title: str, arguments: Sequence[str], out: Path) -> Job:
-    # Streamlit's main file puts the packages on the path; a worker has to be told where they are.
-    path = os.pathsep.join(dict.fromkeys([*(entry for entry in sys.path if entry), os.environ.get("PYTHONPATH", "")]))
-    environment = os.environ | {PROGRESS: str(folder / "progress.json"), "PYTHONPATH": path}
     with (folder / "log.txt").open("wb") as log:
         process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-m", "probe", *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=log, env=environment, start_new_session=True,
+            stderr=log, start_new_session=True, env=environment() | {PROGRESS: str(folder / "progress.json")},
         )  # fmt: skip
-    _ended[process.pid] = process
+    _started[process.pid] = process
     began = _ticks(process.pid)
     job = Job(folder, title, tuple(arguments), out, process.pid, began and began[1], time.time())
     row = {key: value for key, value in asdict(job).items() if key != "folder"} | {"out": str(out)}

@@ -10,7 +10,7 @@ import streamlit as st
 from app import jobs, words
 from app.estimate import ModelFacts, estimate, facts
 from app.options import Options
-from app.runs import open_run, run_names
+from app.runs import infos
 from probe.defaults import OTHER_SCHEMES, ROPE_SCHEMES, usual_length
 from probe.errors import FieldError, ProbeError
 from probe.models.embedded import MODELS, EmbeddedModel
@@ -226,13 +226,7 @@ def _rest(kind: str) -> tuple[int, str, str, list[str]]:
 
 
 def _earlier(options: Options) -> list[RunInfo]:
-    found = []
-    for name in run_names(options.runs)[:40]:
-        try:
-            found.append(open_run(options.runs, name).info)
-        except ProbeError:
-            continue
-    return found
+    return [info for info in infos(options.runs, 40).values() if isinstance(info, RunInfo)]
 
 
 def _foretell(options: Options, request: Request) -> None:

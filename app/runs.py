@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 
 from probe.errors import ProbeError
 from probe.recording.folder import Run, list_runs
+from probe.recording.info import RunInfo
 from probe.recording.place import Place
 from probe.results import read
 from probe.thresholds.detectors import DETECTORS, DetectorSettings
@@ -135,6 +136,27 @@ def _check(run: Run) -> None:
     DETECTORS[info.detector]
 
 
+def infos(root: Path, most: int) -> dict[str, RunInfo | ProbeError]:
+    """What the runs say of themselves, by name, of the first so many; nothing but their `run.json` is read.
+
+    Raises:
+        ProbeError: the root cannot be read.
+    """
+    found: dict[str, RunInfo | ProbeError] = {}
+    for name in run_names(root)[:most]:
+        path = _home(root, name) / name
+        try:
+            found[name] = _info(str(path), (path / "run.json").stat().st_mtime_ns)
+        except (ProbeError, OSError) as error:
+            found[name] = _broken(name, error)
+    return found
+
+
+@st.cache_resource(max_entries=1000, show_spinner=False)  # type: ignore[untyped-decorator]
+def _info(path: str, stamp: int) -> RunInfo:
+    return Run(Path(path)).info
+
+
 def verdicts(run: Run, detector: str, settings: DetectorSettings, schemes: Sequence[str]) -> list[Verdict]:
     """What a detector says of everything that was recorded, under the schemes asked for; no pass is made for it."""
     stamp = (run.path / "run.json").stat().st_mtime_ns
@@ -142,7 +164,8 @@ def verdicts(run: Run, detector: str, settings: DetectorSettings, schemes: Seque
     return found
 
 
-@st.cache_data(max_entries=16, show_spinner="Judging every recorded dimension …")  # type: ignore[untyped-decorator]
+# Resources are given as they are, where data would be copied at every redraw: nobody changes these rows.
+@st.cache_resource(max_entries=16, show_spinner="Judging every recorded dimension …")  # type: ignore[untyped-decorator]
 def _verdicts(
     path: str, stamp: int, detector: str, settings: DetectorSettings, schemes: tuple[str, ...], _run: Run
 ) -> list[Verdict]:
@@ -212,7 +235,7 @@ def results(root: Path, kind: str) -> list[Stored]:
     return found
 
 
-@st.cache_data(max_entries=64, show_spinner=False)  # type: ignore[untyped-decorator]
+@st.cache_resource(max_entries=64, show_spinner=False)  # type: ignore[untyped-decorator]
 def _result(path: str, stamp: int) -> dict[str, Any] | None:
     if Path(path).stat().st_size > MOST_BYTES:
         return None

@@ -1,15 +1,12 @@
-"""What the page says: terms explained, errors as a reader of the page meets them, the figure read aloud."""
+"""What the pages say: terms explained, errors as a reader meets them, numbers as people write them."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 from probe.errors import ProbeError
-from probe.recording.info import RunInfo
-from probe.thresholds.detectors import DETECTORS, DetectorSettings
-from probe.thresholds.verdicts import Verdict
+from probe.thresholds.detectors import DETECTORS
 
 H = (
     "H, the threshold: a value of this hidden dimension that the model, as trained, does not leave while it works. "
@@ -23,8 +20,6 @@ MEASURED = (
     "Measured failure: the first position from which the smoothed negative log-likelihood stays above the band that "
     "the model as trained keeps inside its window. It does not depend on layer or dimension."
 )
-DIFFERENCE = "Predicted minus measured, in positions: below zero the hidden state gives way before the likelihood does."
-MARGIN = "How far the worst lasting stretch stays inside H, in robust standard deviations; below zero it is beyond."
 DETECTOR = "How the threshold is found. " + " ".join(f"`{row.name}`: {row.help}." for row in DETECTORS.values())
 BURN_IN = "First position of the in-window reference. Before it a model is still finding its context."
 RUN_LENGTH = (
@@ -75,77 +70,6 @@ def plain_markdown(text: object) -> str:
 def model_name(model: str) -> str:
     """A model's name as Markdown, without the folders above it."""
     return literal(Path(model).name or model)
-
-
-def _number(value: float) -> str:
-    return f"{value:.4g}".replace("-", "−")
-
-
-def _threshold(first: Verdict, window: int, detector: str, settings: DetectorSettings) -> str:
-    lasting = f"for at least {settings.run_at(window)} positions"
-    if first.threshold is None:
-        return f"There is no threshold to cross: {first.unpredicted}."
-    if detector == "paper":
-        side = first.direction
-        return (
-            f"H = {_number(first.threshold)} is its value at position M as trained. Past M the model drifts {side} "
-            f"it, so failure is predicted where a line stays {side} H {lasting}."
-        )
-    if detector == "range":
-        return (
-            f"H is an end of the range that it has at positions {settings.burn_in_at(window)} to {window - 1} as "
-            f"trained, widened by {settings.margin:g} robust standard deviations; failure is predicted where a line "
-            f"stays beyond it {lasting}."
-        )
-    return f"H = {_number(first.threshold)} is {DETECTORS[detector].help}; a crossing must last {lasting}."
-
-
-def _verdict(one: Verdict) -> str:
-    scheme = f"Under {literal(one.scheme)}"
-    if one.unpredicted or one.unmeasured:
-        halves = (
-            _told(one.predicted, one.unpredicted, "predicted"),
-            _told(one.measured, one.unmeasured, "measured"),
-        )
-        return f"{scheme} {', and '.join(halves)}."
-    if one.predicted is None and one.measured is None:
-        return f"{scheme} no failure is predicted and none is measured."
-    if one.predicted is None:
-        return f"{scheme} no failure is predicted, but one is measured at {one.measured}."
-    if one.measured is None:
-        return f"{scheme} failure is predicted at {one.predicted}, but none is measured."
-    gap = one.measured - one.predicted
-    when = "the same position" if gap == 0 else f"{abs(gap)} positions {'later' if gap > 0 else 'earlier'}"
-    return f"{scheme} failure is predicted at {one.predicted} and measured at {one.measured}, {when}."
-
-
-def _told(position: int | None, untold: str | None, what: str) -> str:
-    """One half of a verdict of which a half, at least, cannot be told."""
-    if untold is not None:
-        return f"whether it fails cannot be {what} ({untold})"
-    return f"no failure is {what}" if position is None else f"failure is {what} at {position}"
-
-
-def reading(info: RunInfo, verdicts: Sequence[Verdict], detector: str, settings: DetectorSettings) -> str:
-    """One paragraph of Markdown that says what the figure shows.
-
-    Args:
-        info: the run's `run.json`.
-        verdicts: those shown, all of one site, layer and dim.
-        detector: of `DETECTORS`.
-        settings: what the verdicts were made with.
-    """
-    first, window = verdicts[0], info.window
-    read = f"{info.input.length} tokens of {literal(info.input.spec)}"
-    return " ".join([
-        f"{model_name(info.model)} was trained on {window} positions and here reads {read}.",
-        f"The upper panel follows dimension {first.dim} of {literal(first.site)} at layer {first.layer}.",
-        _threshold(first, window, detector, settings),
-        "The lower panel is what the prediction is about, the likelihood of each next token: it is measured to fail "
-        "where it leaves its in-window band.",
-        *map(_verdict, verdicts),
-        "One dimension is an observation; how far to trust it shows in how many layers and dimensions agree.",
-    ])  # fmt: skip
 
 
 def count(number: int) -> str:

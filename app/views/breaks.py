@@ -11,6 +11,7 @@ from app.answers import answers, answers_html, detector_line, headline
 from app.chrome import choose_run, empty, keep, title
 from app.figures import course, dimension_panel, likelihood_panel
 from app.look import chart, look
+from app.maps import cells
 from app.options import Options
 from app.runs import intervals, verdicts
 from probe.recording.folder import Run
@@ -79,21 +80,9 @@ def _stamp(info: RunInfo) -> str:
     return f"{info.model} {info.provenance.created}"
 
 
-def telling(found: Sequence[Verdict]) -> list[Place]:
-    """Every place that was judged, those first that the model as trained leaves earliest, then those that another
-    scheme does, then the rest in the run's order.
-    """
-    first: dict[Place, list[float]] = {}
-    for one in found:
-        row = first.setdefault(one.place.under(ORIGIN), [float("inf"), float("inf")])
-        at = float("inf") if one.predicted is None else float(one.predicted)
-        row[0 if one.scheme == ORIGIN else 1] = min(row[0 if one.scheme == ORIGIN else 1], at)
-    return sorted(first, key=lambda place: first[place])
-
-
 def _places(run: Run, found: Sequence[Verdict]) -> list[Place]:
     """The dimensions that are drawn: the most telling, or the reader's choice."""
-    ranked = telling(found)
+    ranked = cells(found)
     at = {one.place.under(ORIGIN): one.predicted for one in found if one.scheme == ORIGIN}
 
     def said(place: Place) -> str:

@@ -17,9 +17,10 @@ from app.chrome import choose_run, empty, keep, title
 from app.figures import Panel, course
 from app.look import chart, look
 from app.options import Options
-from app.runs import delete, is_example, open_run, rename, run_names, size_of, verdicts
+from app.runs import delete, infos, is_example, open_run, rename, run_names, size_of, verdicts
 from probe.errors import ProbeError
 from probe.recording.folder import Run
+from probe.recording.info import RunInfo
 from probe.recording.repeat import command, python
 from probe.results import Records
 from probe.schemes import ORIGIN
@@ -51,15 +52,11 @@ def render(options: Options) -> None:
 
 
 def _list(options: Options) -> None:
-    names = run_names(options.runs)
     wanted = st.text_input("Find", key="find", bind="query-params", placeholder="name, model, input or scheme",
                            help="Runs in which every word occurs.")  # fmt: skip
-    rows, broken = [], []
-    for name in names[:LISTED]:
-        try:
-            rows.append(_row(options, name, open_run(options.runs, name)))
-        except ProbeError as error:
-            broken.append((name, words.plain(error)))
+    count = len(run_names(options.runs))
+    found = infos(options.runs, LISTED)
+    rows = [_row(options, name, info) for name, info in found.items() if not isinstance(info, ProbeError)]
     terms = (wanted or "").lower().split()
     shown = [row for row in rows if all(term in " ".join(map(str, row.values())).lower() for term in terms)]
     if shown:
@@ -70,10 +67,11 @@ def _list(options: Options) -> None:
         _take(event, shown)
     elif rows:
         st.info(f"No run has {words.literal(wanted)} in it; clear the field to see all {len(rows)}.")
-    if len(names) > LISTED:
-        st.caption(f"The newest {LISTED} of {len(names)} are listed; all can be chosen below.")
-    for name, said in broken:
-        _broken(options, name, said)
+    if count > LISTED:
+        st.caption(f"The newest {LISTED} of {count} are listed; all can be chosen below.")
+    for name, info in found.items():
+        if isinstance(info, ProbeError):
+            _broken(options, name, words.plain(info))
 
 
 def _take(event: object, shown: Sequence[dict[str, object]]) -> None:
@@ -87,8 +85,7 @@ def _take(event: object, shown: Sequence[dict[str, object]]) -> None:
             st.session_state["run"] = picked
 
 
-def _row(options: Options, name: str, run: Run) -> dict[str, object]:
-    info = run.info
+def _row(options: Options, name: str, info: RunInfo) -> dict[str, object]:
     return {
         "run": name, "model": Path(info.model).name, "input": info.input.spec, "tokens": info.input.length,
         "M": info.window, "schemes": ", ".join(info.shown), "made": str(info.provenance.created)[:16].replace("T", " "),
@@ -204,7 +201,7 @@ def _compare(options: Options, run: Run) -> None:
     }  # fmt: skip
     if lines:
         panel = Panel(
-            f"Negative log-likelihood under {scheme}, smoothed", "nats", lines, dict.fromkeys(lines), {}, 260, "x", {}
+            f"Negative log-likelihood under {scheme}, smoothed", "nats", lines, dict.fromkeys(lines), {}, 260, {}
         )
         longest = max(len(values) for values in lines.values())
         chart(course([panel], run.info.window, longest, look()), "compare", f"Likelihood of two runs under {scheme}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ import streamlit as st
 from app import words
 from app.chrome import title
 from app.expression import SYNTAX, OwnWeave
+from app.jobs import environment
 from app.look import Look, axis, chart, layout, look
 from app.options import Options
 from constructions.horizon import Crossing, crossing, growth, is_subadditive, recovered
@@ -254,9 +254,8 @@ def _toy(theorem: str, chosen: Chosen) -> tuple[np.ndarray, np.ndarray]:
         sys.executable, "-m", "constructions", "course", "--theorem", theorem, f"--M={chosen.M}", f"--H={chosen.H}",
         f"--N={chosen.N}", f"--E={chosen.E}", f"--slope={chosen.slope}", f"--length={length}", *recovery,
     ]  # fmt: skip
-    path = os.pathsep.join(entry for entry in sys.path if entry)
     done = subprocess.run(  # noqa: S603
-        command, capture_output=True, text=True, check=False, timeout=120, env=os.environ | {"PYTHONPATH": path}
+        command, capture_output=True, text=True, check=False, timeout=120, env=environment()
     )
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no reason given"]

@@ -14,6 +14,7 @@ from app.chrome import choose_run, empty, keep, pick, title
 from app.figures import course, dimension_panel, likelihood_panel
 from app.look import chart, look
 from app.maps import by_layer, cells, exceedance_map
+from app.new_run import trained_models
 from app.options import Options
 from app.rises import by_frequency, rises
 from app.runs import Stored, results, verdicts
@@ -178,7 +179,7 @@ def _offer(options: Options, info: RunInfo, model: str) -> None:
     st.info(f"Not asked of {words.literal(model)} yet. It takes a few passes of {words.count(info.window)} tokens.")
     arguments = ["causes", "--model", info.model, "--scheme", schemes, "--length", str(length), "--measure", "0"]
     if st.button("Find out", icon=":material/play_arrow:", disabled=jobs.running(options.runs) is not None):
-        if info.model not in known_models(options):
+        if info.model not in trained_models(options):
             raise ProbeError(
                 f"model {model!r} is not among those that the dashboard was told of; launch with --model FOLDER, or "
                 f"run: probe causes --model {model}"
@@ -211,10 +212,3 @@ def _frequencies(options: Options, info: RunInfo) -> None:
         f"Rise in nats per token of {model} under {scheme} by rotary frequency, standing for {length} tokens",
     )  # fmt: skip
     st.caption(f"{words.literal(scheme)}, standing for {length} tokens; bars are 95% intervals.")
-
-
-def known_models(options: Options) -> list[str]:
-    """Models that the dashboard may load."""
-    from app.new_run import trained_models
-
-    return trained_models(options)

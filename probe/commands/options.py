@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from probe.defaults import PROGRESS
 from probe.errors import unknown
 
 if TYPE_CHECKING:
@@ -158,11 +159,6 @@ def warn_of_window(loaded: LoadedModel) -> None:
             f"{stated} on count as trained",
             file=sys.stderr,
         )
-
-
-PROGRESS = "WEAVESCOPE_PROGRESS"
-"""Environment variable with a file that is told how far a command is, as JSON {"share": 0.4, "line": "rerope"}: for a
-dashboard, or a scheduler."""
 
 
 def _told(file: Path, share: float, line: str) -> None:

@@ -43,19 +43,28 @@ def by_hand(run, scheme, detector, settings):
     return found, None if isinstance(measured, Untold) else measured.position
 
 
+def assert_verdicts(text, run, detector, settings):
+    """Every scheme's line against the detectors asked by hand; the counts of crossing dimensions by scheme."""
+    counts, of = {}, len(run.info.places())
+    for scheme in run.info.shown:
+        found, measured = by_hand(run, scheme, detector, settings)
+        (line,) = [part for part in text.split('role="listitem"') if f"<code>{scheme}</code>" in part]
+        if found:
+            assert f"{len(found)} of {of} recorded dimensions" in line and f"the first at {min(found):,}" in line
+        else:
+            assert f"Of {of} recorded dimensions none" in line
+        assert (f"breaks at {measured:,}" in line) if measured is not None else ("breaks at" not in line)
+        counts[scheme] = len(found)
+    return counts
+
+
 def test_the_verdict_says_what_the_detectors_say(run, open_app):
     app = open_app()
     assert not app.error and not app.exception
-    text = html(app)
-    for scheme in ("origin", "dynamic-ntk", "rerope"):
-        found, measured = by_hand(run, scheme, "range", DetectorSettings())
-        (line,) = [part for part in text.split('role="listitem"') if f"<code>{scheme}</code>" in part]
-        if found:
-            assert f"{len(found)} of 12 recorded dimensions" in line and f"the first at {min(found):,}" in line
-        else:
-            assert "Of 12 recorded dimensions none" in line
-        if measured is not None:
-            assert f"breaks at {measured:,}" in line
+    assert_verdicts(html(app), run, "range", DetectorSettings())
+    app.selectbox(key="run").set_value("rope-hello").run()
+    counts = assert_verdicts(html(app), Run(EXAMPLES / "rope-hello"), "range", DetectorSettings())
+    assert counts["origin"] > 0 == counts["rerope"], "both kinds of line are met"
 
 
 def test_the_chart_holds_the_likelihood_and_the_dimensions_that_cross_first(open_app, charts):
@@ -80,7 +89,7 @@ def test_the_chart_holds_the_likelihood_and_the_dimensions_that_cross_first(open
 
 
 def test_other_dimensions_detectors_and_settings(run, open_app, charts):
-    app = open_app()
+    app = open_app(run="first")
     app.multiselect(key="dims first").set_value(["attn, layer 2, dim 7"]).run()
     (chart,) = charts(app)
     assert any("attn, layer 2, dim 7" in note["text"] for note in chart["layout"]["annotations"])
@@ -90,8 +99,8 @@ def test_other_dimensions_detectors_and_settings(run, open_app, charts):
     app.slider(key="run_length first").set_value(3)
     app.slider(key="margin first").set_value(0.5).run()
     assert not app.error
-    found, _ = by_hand(run, "rerope", "paper", DetectorSettings(10, 3, 0.5))
-    assert f"{len(found)} of 12 recorded dimensions" in html(app) or not found
+    counts = assert_verdicts(html(app), run, "paper", DetectorSettings(10, 3, 0.5))
+    assert max(counts.values()) > 0
 
 
 def test_a_chart_is_small_however_long_the_run(runs, probe_into, open_app):
@@ -130,9 +139,12 @@ def test_an_input_that_cannot_tell_is_said(runs, probe_into, open_app):
     assert "cannot" in html(app)
 
 
-def test_answers_count_false_alarms(run):
-    verdicts = list(read_verdicts(run))
-    for one in answers(run.info, verdicts):
+def test_answers_count_false_alarms():
+    run = Run(EXAMPLES / "rope-hello")
+    verdicts = list(read_verdicts(run, "paper"))
+    found = answers(run.info, verdicts)
+    assert any("false alarm" in one.more for one in found), "the paper's rule fires under rerope"
+    for one in found:
         crossing = [row for row in verdicts if row.scheme == one.scheme and row.predicted is not None]
         assert (one.first is None) == (not crossing)
         assert ("false alarm" in one.more) == bool(crossing and one.state == "holds")

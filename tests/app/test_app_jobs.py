@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -244,6 +243,4 @@ def test_the_server_loads_no_torch():
         "for row in shell.PAGES: import_module(f'app.views.{row.module}')\n"
         "assert not {'torch', 'transformers'} & set(sys.modules), 'loaded'"
     )
-    began = time.monotonic()
     subprocess.run([sys.executable, "-c", script], check=True)
-    assert time.monotonic() - began < 60

@@ -13,6 +13,7 @@ import pytest
 from browser import CHROMIUM, FLAGS, serving
 
 from probe.commands.main import main
+from probe.recording.folder import Run
 from probe.thresholds.verdicts import read_verdicts
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -148,10 +149,7 @@ def test_a_run_from_the_dialog_is_the_command_lines_and_every_tab_sees_it(tab, p
     assert dict(marks) == {
         f"{row['scheme']}: measured failure": row["measured"] for row in rows if row["measured"] is not None
     }
-    from probe.recording.folder import Run
-
-    again = [one.to_json() if hasattr(one, "to_json") else one for one in read_verdicts(Run(made.parent))]
-    assert len(again) == len(rows)
+    assert read_verdicts(Run(made.parent)).to_json() == rows
 
 
 def test_a_run_is_deleted_after_a_confirmation(tab, place, probe_into):
