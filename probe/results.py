@@ -112,6 +112,14 @@ class Measurement(Protocol):
         """The rows so far, with what they were made with."""
 
 
+class Counted(Measurement, Protocol):
+    """One that knows how many lines its run will say."""
+
+    @property
+    def total(self) -> int:
+        """So many, about."""
+
+
 def carry_out(work: Measurement, out: Path | None, step: Callable[[str], None], show: Show) -> None:
     """Run a measurement to its end, or as far as it comes, and show what it found.
 

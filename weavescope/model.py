@@ -12,7 +12,7 @@ from torch import Tensor
 
 from probe.bench.generate import Continuation, Generation
 from probe.models.load import LoadedModel, load_model, wrap_model
-from probe.results import Result
+from probe.results import Counted, Result
 from probe.schemes import ORIGIN, Scheme, parse_scheme
 from probe.seam.apply import apply_scheme
 from probe.studies.causes import CauseRow, Causes
@@ -265,10 +265,7 @@ class Model:
         work = self.evaluation(
             task, schemes, lengths=lengths, samples=samples, seed=seed, tail=tail, input=input, prompt=prompt
         )
-        for line in work.run():
-            if progress is not None:
-                progress(len(work.rows) / work.total, line)
-        return work.result(True)
+        return _finished(work, progress)
 
     def causes(
         self,
@@ -302,10 +299,7 @@ class Model:
             ProbeError: what does not fit the model.
         """
         work = Causes(self.loaded, schemes, length, samples, seed, measure, tail, lengths)
-        for line in work.run():
-            if progress is not None:
-                progress(len(work.rows) / work.total, line)
-        return work.result(True)
+        return _finished(work, progress)
 
     def tune(
         self,
@@ -343,10 +337,7 @@ class Model:
             self.loaded, 2 * self.window if length is None else length, schemes, budget, screened, checked, documents,
             seed, finalists,
         )  # fmt: skip
-        for done, line in enumerate(work.run(), 1):
-            if progress is not None:
-                progress(min(1.0, done / work.total), line)
-        return work.result(True)
+        return _finished(work, progress)
 
     def frequencies(
         self,
@@ -377,10 +368,7 @@ class Model:
             ProbeError: a model without RoPE, a scheme that weaves, or what does not fit.
         """
         work = FrequencyStudy(self.loaded, schemes or ORIGIN, length, groups, samples, tail, seed)
-        for line in work.run():
-            if progress is not None:
-                progress(len(work.rows) / work.total, line)
-        return work.result(True)
+        return _finished(work, progress)
 
     def continuations(
         self,
@@ -409,10 +397,7 @@ class Model:
             ProbeError: what does not fit the model or the input.
         """
         work = Generation(self.loaded, schemes or ORIGIN, input, length, new, seed)
-        for line in work.run():
-            if progress is not None:
-                progress(len(work.rows) / work.total, line)
-        return work.result(True)
+        return _finished(work, progress)
 
     def audit(
         self,
@@ -438,6 +423,14 @@ class Model:
             ProbeError: a length past the window, or chunks that do not fit into it.
         """
         return audit(self.loaded, chunks=chunks, first=first, length=length, input=input, samples=samples, seed=seed)
+
+
+def _finished(work: Counted, progress: Progress | None) -> Result[Any]:
+    """The result of a measurement that is run to its end."""
+    for done, line in enumerate(work.run(), 1):
+        if progress is not None:
+            progress(min(1.0, done / work.total), line)
+    return work.result(True)
 
 
 def load(

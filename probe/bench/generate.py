@@ -100,9 +100,8 @@ class Generation:
         """Write under one scheme after the other."""
         prefill(self.loaded.model, self.ids[:, :WARM_UP].to(self.loaded.device))
         for scheme in self.schemes:
-            yield scheme.spec
             self.rows.append(self._under(scheme))
-        yield "done"
+            yield scheme.spec
 
     def _under(self, scheme: Scheme) -> Continuation:
         ids = self.ids.to(self.loaded.device)

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
 
 from probe.commands import options, show
 from probe.commands.command import Command
 from probe.text import parse_numbers
-
-if TYPE_CHECKING:
-    from probe.results import Result
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +25,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from probe.results import carry_out, writable
+    from probe.results import writable
     from probe.schemes import check_texts
     from probe.studies.causes import Causes
 
@@ -39,13 +35,7 @@ def _run(args: argparse.Namespace) -> None:
     work = Causes(
         options.load(args), args.scheme, args.length, args.samples, args.seed, args.measure, args.tail, lengths
     )  # fmt: skip
-    with options.bar(args.quiet) as (progress, close):
-
-        def shown(result: Result[Any]) -> None:
-            close()
-            show.causes(result, args.json)
-
-        carry_out(work, args.out, lambda line: progress(len(work.rows) / work.total, line), shown)
+    options.carry(work, args, show.causes)
 
 
 COMMAND = Command(

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
 
 from probe.commands import options, show
 from probe.commands.command import Command
 from probe.text import parse_numbers
-
-if TYPE_CHECKING:
-    from probe.results import Result
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +27,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from probe.results import carry_out, writable
+    from probe.results import writable
     from probe.schemes import check_texts
     from probe.tasks.evaluate import Evaluation, check_task
 
@@ -41,13 +37,7 @@ def _run(args: argparse.Namespace) -> None:
     writable(args.out)
     lengths = None if args.lengths is None else parse_numbers(args.lengths, "lengths", ())
     work = Evaluation(options.load(args), args.task, args.scheme, lengths, args.samples, args.seed, **chosen)
-    with options.bar(args.quiet) as (progress, close):
-
-        def shown(result: Result[Any]) -> None:
-            close()
-            show.evaluation(result, args.json)
-
-        carry_out(work, args.out, lambda line: progress(len(work.rows) / work.total, line), shown)
+    options.carry(work, args, show.evaluation)
 
 
 COMMAND = Command(

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
 
 from probe.commands import options, show
 from probe.commands.command import Command
-
-if TYPE_CHECKING:
-    from probe.results import Result
 
 _EXAMPLES = """\
 examples:
@@ -30,7 +26,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from probe.results import carry_out, writable
+    from probe.results import writable
     from probe.schemes import check_texts
     from probe.studies.frequencies import FrequencyStudy
 
@@ -39,13 +35,7 @@ def _run(args: argparse.Namespace) -> None:
     work = FrequencyStudy(
         options.load(args), args.scheme, args.length, args.groups, args.samples, args.tail, args.seed
     )  # fmt: skip
-    with options.bar(args.quiet) as (progress, close):
-
-        def shown(result: Result[Any]) -> None:
-            close()
-            show.frequencies(result, args.json)
-
-        carry_out(work, args.out, lambda line: progress(len(work.rows) / work.total, line), shown)
+    options.carry(work, args, show.frequencies)
 
 
 COMMAND = Command(

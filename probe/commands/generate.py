@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
 
 from probe.commands import options, show
 from probe.commands.command import Command
-
-if TYPE_CHECKING:
-    from probe.results import Result
 
 _EXAMPLES = """\
 examples:
@@ -30,19 +26,13 @@ def _options(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     from probe.bench.generate import Generation
-    from probe.results import carry_out, writable
+    from probe.results import writable
     from probe.schemes import check_texts
 
     check_texts(args.scheme)
     writable(args.out)
     work = Generation(options.load(args), args.scheme, args.input, args.length, args.new, args.seed)
-    with options.bar(args.quiet) as (progress, close):
-
-        def shown(result: Result[Any]) -> None:
-            close()
-            show.generation(result, args.json)
-
-        carry_out(work, args.out, lambda line: progress(len(work.rows) / work.total, line), shown)
+    options.carry(work, args, show.generation)
 
 
 COMMAND = Command(

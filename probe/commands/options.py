@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from probe.defaults import PROGRESS
 from probe.errors import unknown
@@ -17,6 +17,7 @@ from probe.errors import unknown
 if TYPE_CHECKING:
     from probe.models.embedded import EmbeddedModel
     from probe.models.load import LoadedModel
+    from probe.results import Counted, Result
 
 SCHEMES = "schemes, separated by commas: stair, stair(N=64,E=8), rerope+logn, stair+yarn; see 'probe schemes'"
 
@@ -194,6 +195,31 @@ def bar(quiet: bool) -> Iterator[tuple[Callable[[float, str], None], Callable[[]
         yield progress, drawn.close
     finally:
         drawn.close()
+
+
+def carry(work: Counted, args: argparse.Namespace, show: Callable[[Result[Any], bool], None]) -> None:
+    """Run a measurement under a progress bar, show it, and write it to --out as far as it comes.
+
+    Args:
+        work: what is to be run; it says a line for every step of its `total`.
+        args: with `quiet`, `json` and `out`.
+        show: given the result, and whether JSON alone is wanted.
+    """
+    from probe.results import carry_out
+
+    done = 0
+    with bar(args.quiet) as (progress, close):
+
+        def step(line: str) -> None:
+            nonlocal done
+            done += 1
+            progress(min(1.0, done / work.total), line)
+
+        def shown(result: Result[Any]) -> None:
+            close()
+            show(result, args.json)
+
+        carry_out(work, args.out, step, shown)
 
 
 def step(quiet: bool) -> Callable[[str], None]:

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
 
 from probe.commands import options, show
 from probe.commands.command import Command
 from probe.errors import FieldError
-
-if TYPE_CHECKING:
-    from probe.results import Result
 
 _EXAMPLES = """\
 examples:
@@ -51,7 +47,7 @@ def _finalists(text: str) -> int | None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from probe.results import carry_out, writable
+    from probe.results import writable
     from probe.schemes import check_texts
     from probe.studies.tune import Tuning
 
@@ -65,19 +61,7 @@ def _run(args: argparse.Namespace) -> None:
         args.scheme, args.budget, args.screened, args.checked,
         args.documents, args.seed, finalists,
     )  # fmt: skip
-    with options.bar(args.quiet) as (progress, close):
-        done = 0
-
-        def step(line: str) -> None:
-            nonlocal done
-            done += 1
-            progress(min(1.0, done / work.total), line)
-
-        def shown(result: Result[Any]) -> None:
-            close()
-            show.tuning(result, args.json)
-
-        carry_out(work, args.out, step, shown)
+    options.carry(work, args, show.tuning)
 
 
 COMMAND = Command(

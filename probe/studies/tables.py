@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from probe.errors import ProbeError
@@ -12,6 +13,19 @@ from probe.studies.frequencies import FrequencyRow
 from probe.studies.tune import TuneRow
 
 CANNOT_TELL = "cannot tell"
+
+
+@contextmanager
+def _reading(command: str) -> Iterator[None]:
+    """Inside, what a result lacks is a message.
+
+    Raises:
+        ProbeError: it is no result of the command.
+    """
+    try:
+        yield
+    except (KeyError, TypeError):
+        raise ProbeError(f"expected the JSON of probe {command}") from None
 
 
 def rise(row: CauseRow | None) -> str:
@@ -30,7 +44,7 @@ def causes_markdown(result: Mapping[str, Any]) -> str:
     Raises:
         ProbeError: it is no result of `probe causes`.
     """
-    try:
+    with _reading("causes"):
         rows, chosen = [CauseRow(**row) for row in result["rows"]], result["settings"]
         window = chosen["window"]
         caption = (
@@ -43,8 +57,6 @@ def causes_markdown(result: Mapping[str, Any]) -> str:
                 mine = {row.cause: row for row in rows if (row.scheme, row.length) == (scheme, length)}
                 said = [rise(mine.get(cause)) for cause in (GAP, COPIES, WHOLE, KEYS)]
                 cells.append([f"`{scheme}`", f"{length} ({length / window:g}M)", *said])
-    except (KeyError, TypeError):
-        raise ProbeError("expected the JSON of probe causes") from None
     titles = ["scheme", "tokens", "distances, predicted", "keys, predicted", "measured", "distances folded back"]
     return caption + "\n\n" + pipe_table(titles, cells, [False, True, True, True, True, True])
 
@@ -58,14 +70,12 @@ def frequencies_markdown(result: Mapping[str, Any]) -> str:
     Raises:
         ProbeError: it is no result of `probe frequencies`.
     """
-    try:
+    with _reading("frequencies"):
         rows, chosen = [FrequencyRow(**row) for row in result["rows"]], result["settings"]
         caption = (
             f"`{chosen['model']}`, M = {chosen['window']}, standing for {chosen['length']} tokens, rise in nats per "
             f"token [95%], the last {chosen['tail']} tokens of {chosen['samples']} documents, seed {chosen['seed']}"
         )
-    except (KeyError, TypeError) as error:
-        raise ProbeError(f"expected a result of probe frequencies ({type(error).__name__}: {error})") from None
     cells: dict[tuple[str, int, int], dict[str, str]] = {}
     for row in rows:
         mine = cells.setdefault((row.scheme, row.first, row.last), {"turns": f"{row.turns:.3g}"})
@@ -90,14 +100,12 @@ def tune_markdown(result: Mapping[str, Any]) -> str:
     Raises:
         ProbeError: it is no result of `probe tune`.
     """
-    try:
+    with _reading("tune"):
         rows, chosen = [TuneRow(**row) for row in result["rows"]], result["settings"]
         caption = (
             f"`{chosen['model']}`, M = {chosen['window']}, for {chosen['length']} tokens: use `{chosen['proposed']}`; "
             f"screened with {chosen['screened']} prompts of {chosen['short']} tokens, seed {chosen['seed']}"
         )
-    except (KeyError, TypeError) as error:
-        raise ProbeError(f"expected a result of probe tune ({type(error).__name__}: {error})") from None
     lines = [
         [
             f"`{row.scheme}`", f"{row.keys:.0%}", f"{row.answer or 0:.2f}", f"{row.rise or 0:.2f}",
