@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import sys
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -191,7 +193,7 @@ def _unwritable(path: Path, error: OSError) -> ProbeError:
 
 
 def write(result: Result[Any], path: Path | None) -> None:
-    """Write a result as JSON, whole or not at all; nowhere if there is no path.
+    """Write a result as JSON, whole or not at all, packed where the name ends in .gz; nowhere if there is no path.
 
     Raises:
         ProbeError: the file cannot be written.
@@ -200,7 +202,9 @@ def write(result: Result[Any], path: Path | None) -> None:
         return
     part = _part(path)
     try:
-        part.write_text(json.dumps(result.to_json(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        text = json.dumps(result.to_json(), indent=2, allow_nan=False) + "\n"
+        packed = path.suffix == ".gz"
+        part.write_bytes(gzip.compress(text.encode(), mtime=0) if packed else text.encode())
         part.replace(path.resolve())
     except OSError as error:
         raise _unwritable(path, error) from None
@@ -210,18 +214,20 @@ def write(result: Result[Any], path: Path | None) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A result as `Result.to_json` has it, from a file. JSON lines are the rows of a benchmark that was killed.
+    """A result as `Result.to_json` has it, from a file, which may be packed (.gz). JSON lines are the rows of a benchmark
+    that was killed.
 
     Raises:
         ProbeError: it cannot be read, or holds no result.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        raw = path.read_bytes()
+        text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8")
         if path.suffix == ".jsonl":
             rows = [json.loads(line) for line in text.splitlines()]
             return {"kind": "bench", "complete": False, "settings": {}, "provenance": {}, "rows": rows}
         result = json.loads(text)
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, zlib.error, ValueError) as error:
         raise ProbeError(f"{path}: expected a JSON file ({error})") from None
     if not isinstance(result, dict):
         raise ProbeError(f"{path}: expected a JSON object")

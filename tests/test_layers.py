@@ -18,7 +18,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("probe.models",),
     ("probe.recording",),
     ("probe.tasks",),
-    ("probe.thresholds",),
+    ("probe.thresholds", "probe.signals"),
     ("probe.figures",),
     ("probe.studies", "probe.training", "probe.foreign"),
     ("probe.bench", "probe.peers"),

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from probe.thresholds.detectors import Detection, DetectorSettings, Untold, detect
     from probe.thresholds.verdicts import Verdict
     from weavescope.listing import choices, models, scheme, schemes
-    from weavescope.measuring import bench
+    from weavescope.measuring import bench, study
     from weavescope.model import Model, load, wrap
     from weavescope.run import Run, list_runs, open_run
 
@@ -45,7 +45,7 @@ _HOMES = {
     "probe.thresholds.detectors": ("Detection", "DetectorSettings", "Untold", "detect"),
     "probe.thresholds.verdicts": ("Verdict",),
     "weavescope.listing": ("choices", "models", "scheme", "schemes"),
-    "weavescope.measuring": ("bench",),
+    "weavescope.measuring": ("bench", "study"),
     "weavescope.model": ("Model", "load", "wrap"),
     "weavescope.run": ("Run", "list_runs", "open_run"),
 }
@@ -80,6 +80,7 @@ __all__ = [
     "register",
     "scheme",
     "schemes",
+    "study",
     "wrap",
 ]
 

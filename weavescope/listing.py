@@ -16,7 +16,7 @@ from probe.tables import tables
 
 _HOMES = (
     "probe.schemes.weaves", "probe.seam.families", "probe.recording.sites", "probe.thresholds.detectors",
-    "probe.tasks.inputs", "probe.tasks.documents", "probe.tasks.prompts", "probe.tasks.evaluate",
+    "probe.tasks.inputs", "probe.tasks.documents", "probe.tasks.prompts", "probe.tasks.evaluate", "probe.signals.table",
 )  # fmt: skip
 """Modules with a table, beside those imported here; loaded only to list them."""
 

@@ -1,12 +1,29 @@
-"""Speed and memory of schemes beside the stock model."""
+"""What is no verb of one model: speed and memory beside the stock model, and scans of several models."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from probe.bench.run import Bench, BenchSettings
-from probe.results import Result
+from probe.results import Result, read
+from probe.studies.predictors import Scanned, Study, StudyRow
+from probe.studies.scan import ScanRow
+
+
+def study(scans: Sequence[str | Path | Result[ScanRow]], *, seed: int = 0) -> Result[StudyRow]:
+    """Which signal foretells failure: every score of several models' scans, each model judged by the others.
+
+    Args:
+        scans: results of `Model.scan`, or files that `probe scan --out` wrote; of at least two models.
+        seed: of permuted labels.
+
+    Raises:
+        ProbeError: fewer than two models, or a file that holds no scan.
+    """
+    given = [read(Path(one)) if isinstance(one, str | Path) else one.to_json() for one in scans]
+    return Study([Scanned.read(one) for one in given], seed).result()
 
 
 def bench(

@@ -17,7 +17,9 @@ from probe.schemes import ORIGIN, Scheme, parse_scheme
 from probe.seam.apply import apply_scheme
 from probe.studies.causes import CauseRow, Causes
 from probe.studies.frequencies import FrequencyRow, FrequencyStudy
+from probe.studies.pieces import PieceStore
 from probe.studies.run import Numbers, RunSettings, SchemesAsked, run_probe
+from probe.studies.scan import Scan, ScanRow
 from probe.studies.tune import TuneRow, Tuning
 from probe.tasks.audit import audit
 from probe.tasks.evaluate import Evaluation
@@ -368,6 +370,42 @@ class Model:
             ProbeError: a model without RoPE, a scheme that weaves, or what does not fit.
         """
         work = FrequencyStudy(self.loaded, schemes or ORIGIN, length, groups, samples, tail, seed)
+        return _finished(work, progress)
+
+    def scan(
+        self,
+        schemes: SchemesAsked = None,
+        *,
+        lengths: Sequence[int] | None = None,
+        input: str = "documents",
+        samples: int = 4,
+        tail: int | None = None,
+        signals: Sequence[str] | None = None,
+        seed: int = 0,
+        keep: str | Path | None = None,
+        progress: Progress | None = None,
+    ) -> Result[ScanRow]:
+        """Every signal at every scheme and length, beside whether the model fails there.
+
+        Args:
+            schemes: text, objects or both; default every preset that fits, and log-n on some.
+            lengths: tokens; default 1.25, 1.5, 2, 4 and 8 windows.
+            input: text, as `probe` takes it.
+            samples: texts.
+            tail: last tokens that everything is a mean over; default M/4.
+            signals: names of `choices("signal")`; default all.
+            seed: of the texts, and of what the controls draw.
+            keep: folder for what is measured; what is there is not measured again.
+            progress: told how far it is.
+
+        Returns:
+            A row per pair; `units` has the single dimensions and heads that tell best.
+
+        Raises:
+            ProbeError: a length inside the window, an unknown signal, a model without a head, or what does not fit.
+        """
+        store = PieceStore(None if keep is None else Path(keep))
+        work = Scan(self.loaded, schemes, lengths, input, samples, seed, tail, signals, store)
         return _finished(work, progress)
 
     def continuations(

@@ -29,13 +29,15 @@ def piece_blocks(
     encoding: Encoding,
     scaling: float,
     block: int = BLOCK,
+    since: int = 0,
 ) -> Iterator[tuple[int, Float[Tensor, "batch heads block keys"]]]:
     """Position of the first query and the scores of `block` queries at a time; -inf where a query does not see a key.
 
-    The queries are the last positions of the keys, whose heads groups of query heads may share.
+    The queries are the last positions of the keys, whose heads groups of query heads may share; those before position
+    `since` are left out.
     """
     first = key.shape[2] - query.shape[2]
-    for start in range(first, key.shape[2], block):
+    for start in range(max(first, since), key.shape[2], block):
         stop = min(start + block, key.shape[2])
         shape = (*query.shape[:2], stop - start, key.shape[2])
         scores = torch.full(shape, float("-inf"), dtype=query.dtype, device=query.device)

@@ -21,7 +21,10 @@ from probe.commands import (
     models,
     peers,
     run,
+    scan,
     schemes,
+    signals,
+    study,
     tables,
     train,
     tune,
@@ -30,7 +33,8 @@ from probe.commands.command import Command, Group, Parser
 from probe.commands.ending import exit_code, flags, stoppable
 
 COMMANDS: tuple[Command | Group, ...] = (
-    run.COMMAND, eval.COMMAND, causes.COMMAND, tune.COMMAND, frequencies.COMMAND, generate.COMMAND, audit.COMMAND,
+    run.COMMAND, eval.COMMAND, causes.COMMAND, tune.COMMAND, frequencies.COMMAND, scan.COMMAND,
+    study.COMMAND, signals.COMMAND, generate.COMMAND, audit.COMMAND,
     bench.COMMAND, peers.COMMAND, tables.COMMAND, figure.COMMAND, models.COMMAND, schemes.COMMAND, choices.COMMAND,
     train.COMMAND, accept.COMMAND, app.COMMAND,
 )  # fmt: skip

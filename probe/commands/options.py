@@ -142,11 +142,11 @@ def embedded(name: str) -> EmbeddedModel:
     Raises:
         ProbeError: there is none.
     """
-    from probe.models.embedded import MODELS
+    from probe.models.embedded import EMBEDDED
 
-    if name not in MODELS:
-        raise unknown("embedded model", name, MODELS)
-    return MODELS[name]
+    if name not in EMBEDDED:
+        raise unknown("embedded model", name, EMBEDDED)
+    return EMBEDDED[name]
 
 
 def warn_of_window(loaded: LoadedModel) -> None:

@@ -228,6 +228,94 @@ def frequencies(result: Result[Any], json_only: bool) -> None:
     )
 
 
+def signals(rows: Sequence[Any], json_only: bool) -> None:
+    """A row per signal."""
+    cells = [{"signal": row.name, "of": row.counts, "what it is": row.help} for row in rows]
+    if json_only:
+        as_json({"signals": [{"name": row.name, "of": row.counts, "help": row.help} for row in rows]})
+        return
+    print(format_table(cells, ("signal", "of", "what it is")))
+
+
+def scan(result: Result[Any], json_only: bool) -> None:
+    """A row per pair, and what tells the failing ones best."""
+    if json_only:
+        as_json(result.to_json())
+        return
+    chosen, rows = result.settings, list(result.rows)
+    print(
+        f"model {chosen['model']}, window M = {chosen['window']}, input {chosen['input']}, {chosen['samples']} texts, "
+        f"the last {chosen['tail']} tokens, seed {chosen['seed']}\n"
+    )
+    cells = [
+        {
+            "scheme": row.scheme, "length": row.length,
+            "rise, measured": f"{row.rise:.2f} [{row.low:.2f}, {row.high:.2f}]", "fails": "yes" if row.fails else "no",
+            "rise, predicted": f"{row.inside['causes']:.2f}" if "causes" in row.inside else CANNOT_TELL,
+        }
+        for row in rows
+    ]  # fmt: skip
+    print(format_table(cells, ("scheme", "length", "rise, predicted", "rise, measured", "fails")))
+    _best_scores(rows)
+    units = getattr(result, "units", ())[:TUNED_ROWS]
+    if units:
+        said = [
+            {"signal": one.signal, "layer": one.layer or "output", "unit": one.unit, "AUROC": f"{one.auroc:.3f}"}
+            for one in units
+        ]
+        print(f"\nsingle units that tell best, of the long passes:\n{format_table(said, tuple(said[0]))}")
+    print(
+        "\nrises in nats per token [95% interval]; a failure is above "
+        f"{chosen['floor']:g} with its whole interval\n"
+        "predicted: from passes no longer than the window; the best of many scores on one model is no evidence: see "
+        "'probe study'"
+    )
+
+
+def _best_scores(rows: Sequence[Any]) -> None:
+    """Scores of all units of a signal that order this scan's pairs best, or why there is no order."""
+    import numpy as np
+
+    from probe.signals.scores import auroc
+
+    fails = np.array([row.fails for row in rows], bool)
+    if fails.all() or not fails.any():
+        print(f"\n{'all' if fails.all() else 'no'} pairs fail, so that no score can tell them apart")
+        return
+    cells = []
+    for kind in ("inside", "long"):
+        for name in dict.fromkeys(name for row in rows for name in getattr(row, kind)):
+            known = [(getattr(row, kind)[name], row.fails) for row in rows if name in getattr(row, kind)]
+            found = auroc(np.array([score for score, _ in known]), np.array([bad for _, bad in known], bool))
+            if found is not None:
+                cells.append(
+                    (float(found), {"pass": kind, "score": name, "AUROC": f"{found:.3f}", "pairs": len(known)})
+                )
+    cells.sort(key=lambda one: -one[0])
+    print(f"\nof {len(rows)} pairs {int(fails.sum())} fail; what orders them best:")
+    print(format_table([line for _, line in cells[:TUNED_ROWS]], ("pass", "score", "AUROC", "pairs")))
+
+
+def study(result: Result[Any], json_only: bool) -> None:
+    """A row per score over all scans: the chosen ones, controls and what orders best."""
+    from probe.studies.tables import STUDY_TITLES, study_cells
+
+    if json_only:
+        as_json(result.to_json())
+        return
+    chosen = result.settings
+    print(
+        f"{len(chosen['models'])} models, inputs {', '.join(chosen['inputs'])}, {chosen['pairs']} pairs of scheme and "
+        f"length, {chosen['failing']} of them fail\n"
+    )
+    cells = [dict(zip(STUDY_TITLES, line, strict=True)) for line in study_cells(result.rows)]
+    print(format_table(cells, STUDY_TITLES))
+    print(
+        "\ninside: from passes no longer than the window; long: from the long pass; control: ought to do worse\n"
+        "chosen: the score that is best on the other models; every threshold is from the other models"
+    )
+
+
 def tuning(result: Result[Any], json_only: bool) -> None:
     """The candidates, the best first, and what to paste."""
     if json_only:

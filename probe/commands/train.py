@@ -11,8 +11,8 @@ from probe.commands.command import Command
 
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="embedded name; 'probe models' lists them")
-    parser.add_argument("--steps", type=int, default=6000, help="optimiser steps (default: 6000)")
-    options.add_seed(parser, "of weights and batches")
+    parser.add_argument("--steps", type=int, help="optimiser steps (default: the model's own)")
+    parser.add_argument("--seed", type=options.seed, help="of weights and batches (default: the model's own)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (default: auto)")
     parser.add_argument(
@@ -24,7 +24,10 @@ def _options(parser: argparse.ArgumentParser) -> None:
 def _run(args: argparse.Namespace) -> None:
     from probe.training.train import Recipe, train, use_threads
 
-    row, recipe = options.embedded(args.model), Recipe(seed=args.seed, steps=args.steps)
+    row = options.embedded(args.model)
+    recipe = Recipe(
+        seed=row.seed if args.seed is None else args.seed, steps=row.steps if args.steps is None else args.steps
+    )
     use_threads(args.threads)
     train(row, recipe, args.work, args.device)
 

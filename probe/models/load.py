@@ -23,7 +23,7 @@ from transformers.utils import logging as hf_logging
 
 from probe.defaults import OTHER_SCHEMES, ROPE_SCHEMES, WINDOW_FIELDS
 from probe.errors import FieldError, ProbeError, literal, unknown
-from probe.models.embedded import MODELS
+from probe.models.embedded import EMBEDDED, MODELS
 from probe.models.fetched import FETCHED, fetch
 from probe.seam.construction import PREFIX, ProbedModel, load_construction
 from probe.seam.families import Family, family_of, unwrapped
@@ -109,8 +109,8 @@ def pick_dtype(name: str, device: torch.device, config: PretrainedConfig) -> tor
 
 def _source(name: str) -> str:
     """Folder or hub id behind a model's name."""
-    if name in MODELS:
-        folder = MODELS[name].folder
+    if name in EMBEDDED:
+        folder = EMBEDDED[name].folder
         if not (folder / "config.json").exists():
             raise ProbeError(f"embedded model {name!r} is not trained yet: run probe train {name}")
         return str(folder)
@@ -124,7 +124,7 @@ def _source(name: str) -> str:
     # Hub ids of the supported families are all owner/name: anything else is a slip, answered without asking the hub.
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise ProbeError(
-            f"unknown model {name!r}: no such folder; embedded models: {', '.join(MODELS)}; fetched at their first "
+            f"unknown model {name!r}: no such folder; embedded models: {', '.join(EMBEDDED)}; fetched at their first "
             f"use: {', '.join(FETCHED)}"
         )
     return name
@@ -290,7 +290,7 @@ def _config(name: str, source: str, trust_remote_code: bool) -> PretrainedConfig
                 f"model folder {source}: expected a config.json that transformers can read ({_first_line(error)}); "
                 "correct it"
             ) from None
-        known = ", ".join(MODELS)
+        known = ", ".join(EMBEDDED)
         raise ProbeError(
             f"unknown model {name!r}: not embedded ({known}), not a folder, not a reachable hub id "
             f"({_first_line(error)})"

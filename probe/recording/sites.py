@@ -114,9 +114,8 @@ def relative_entropy(block: ScoreBlock) -> Float[Tensor, "batch heads queries"]:
     """Entropy of the weights over the logarithm of the number of keys seen: 1 is uniform, 0 a single key of several. 1
     for a query that sees one key only.
     """
-    weights = block.weights.double()
-    entropy = -torch.xlogy(weights, weights).sum(-1)
-    seen = torch.isfinite(block.scores).sum(-1).double()
+    entropy = torch.special.entr(block.weights).sum(-1)
+    seen = torch.isfinite(block.scores).sum(-1).to(entropy.dtype)
     return torch.where(seen > 1, entropy / seen.clamp(min=2).log(), 1.0)
 
 

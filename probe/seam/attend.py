@@ -21,7 +21,7 @@ from probe.schemes.pieces import Compiled, compile_pieces
 from probe.schemes.scheme import Scheme
 from probe.schemes.visibility import Visibility
 from probe.seam.given import GivenPositions
-from probe.seam.observers import Observer
+from probe.seam.observers import Watching
 from probe.seam.padding import Last, left_padding
 from probe.seam.positions import Bias, PositionEncoding
 from probe.seam.prompt import PromptState
@@ -91,7 +91,7 @@ class ModelScheme:
     scheme: Scheme
     backend: str
     prompt: PromptState
-    observers: Sequence[Observer]
+    observers: Sequence[Watching]
     padding: Last[list[int]] = field(default_factory=lambda: Last(), repr=False)
     last_position: Last[int] = field(default_factory=lambda: Last(), repr=False)
 
@@ -140,10 +140,12 @@ class LayerScheme:
         """Let those who watch see the scores, which are computed once for all of them."""
         length, window = key.shape[2], self.model.scheme.window
         pieces = self.compiled.pieces(length - query.shape[2], length, prompt)
-        for first, scores in piece_blocks(query, key, pieces, encoding, scaling):
+        since = min(one.start for one in self.model.observers)
+        for first, scores in piece_blocks(query, key, pieces, encoding, scaling, since=since):
             block = ScoreBlock(self.number, first, window, softmax.capped(scores), softmax)
-            for observer in self.model.observers:
-                observer(block)
+            for one in self.model.observers:
+                if block.last > one.start:
+                    one.observer(block)
 
     def attend_at(
         self,

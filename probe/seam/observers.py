@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from torch import nn
@@ -17,11 +17,19 @@ Observer = Callable[[ScoreBlock], None]
 computed.
 """
 
-_WATCHING: WeakKeyDictionary[nn.Module, list[Observer]] = WeakKeyDictionary()
+
+class Watching(NamedTuple):
+    """Somebody who watches, and the first position that interests them."""
+
+    observer: Observer
+    start: int
+
+
+_WATCHING: WeakKeyDictionary[nn.Module, list[Watching]] = WeakKeyDictionary()
 
 
 @contextmanager
-def observed(model: Any, observer: Observer) -> Iterator[None]:
+def observed(model: Any, observer: Observer, start: int = 0) -> Iterator[None]:
     """Tell `observer` of every attention of `model` that runs under a scheme inside the context.
 
     The scores are computed once more for those who watch, in memory linear in the keys. Rows must be unpadded, and
@@ -30,15 +38,17 @@ def observed(model: Any, observer: Observer) -> Iterator[None]:
     Args:
         model: the causal LM; its scheme may be applied before or inside.
         observer: called with blocks of scores.
+        start: first position whose scores are wanted: those of earlier queries are not computed, unless somebody else
+            wants them, and a block may begin before it then.
     """
-    watching = _WATCHING.setdefault(unwrapped(model), [])
-    watching.append(observer)
+    watching, mine = _WATCHING.setdefault(unwrapped(model), []), Watching(observer, start)
+    watching.append(mine)
     try:
         yield
     finally:
-        watching.remove(observer)
+        watching.remove(mine)
 
 
-def observers_of(model: nn.Module) -> Sequence[Observer]:
+def observers_of(model: nn.Module) -> Sequence[Watching]:
     """Those who watch a model now: a list that follows them."""
     return _WATCHING.setdefault(model, [])

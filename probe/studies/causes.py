@@ -127,6 +127,16 @@ def keys_seen(scheme: Scheme, length: int) -> int:
     return int(torch.as_tensor(sees).sum())
 
 
+def scheme_with_keys(loaded: LoadedModel, scheme: Scheme, length: int) -> tuple[Scheme | None, str]:
+    """The scheme under which a window of text weighs as many keys as an input of `length` tokens; or None, and why."""
+    if getattr(loaded.model.config, "attn_logit_softcapping", None):
+        return None, "scores are soft-capped, and no kernel for them takes a key several times"
+    if keys_seen(scheme, length) <= loaded.window:
+        return scheme, ""
+    why = "not every query sees all that came before it, so that there is no one number of keys"
+    return with_copies(scheme, *copies_for(loaded.window, length)), why
+
+
 def without_first(loaded: LoadedModel, ids: Int[Tensor, "samples length"], at: int) -> Int[Tensor, "samples rest"]:
     """Texts from token `at` on, behind what the tokenizer puts first."""
     head = len(first_token(loaded.tokenizer, loaded.model.config).ids)
@@ -241,13 +251,7 @@ class Causes:
                 yield f"{scheme.spec} {length} folded"
 
     def _add_copies(self, scheme: Scheme, length: int, short: Tensor, base: Tensor) -> None:
-        if getattr(self.loaded.model.config, "attn_logit_softcapping", None):
-            copied, why = None, "scores are soft-capped, and no kernel for them takes a key several times"
-        elif keys_seen(scheme, length) <= self.loaded.window:
-            copied, why = scheme, ""
-        else:
-            copied = with_copies(scheme, *copies_for(self.loaded.window, length))
-            why = "not every query sees all that came before it, so that there is no one number of keys"
+        copied, why = scheme_with_keys(self.loaded, scheme, length)
         if copied is None:
             self.rows.append(CauseRow(scheme.spec, length, COPIES, untold=why))
         else:

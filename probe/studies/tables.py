@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,6 +10,8 @@ from probe.errors import ProbeError
 from probe.results import pipe_table
 from probe.studies.causes import COPIES, GAP, KEYS, WHOLE, CauseRow
 from probe.studies.frequencies import FrequencyRow
+from probe.studies.predictors import RULES, StudyRow, summaries
+from probe.studies.scan import ScanRow
 from probe.studies.tune import TuneRow
 
 CANNOT_TELL = "cannot tell"
@@ -89,6 +91,89 @@ def frequencies_markdown(result: Mapping[str, Any]) -> str:
     ]  # fmt: skip
     titles = ("scheme", "frequencies", "turns in M", "they alone", "all but they")
     return f"{caption}\n\n{pipe_table(titles, lines, (False, False, True, True, True))}"
+
+
+def scan_markdown(result: Mapping[str, Any]) -> str:
+    """A caption and a table: a row per scheme and length.
+
+    Args:
+        result: as `Result.to_json` has it.
+
+    Raises:
+        ProbeError: it is no result of `probe scan`.
+    """
+    with _reading("scan"):
+        rows, chosen = [ScanRow(**row) for row in result["rows"]], result["settings"]
+        window = chosen["window"]
+        caption = (
+            f"`{chosen['model']}`, M = {window}, {chosen['samples']} texts of `{chosen['input']}`, the last "
+            f"{chosen['tail']} tokens, seed {chosen['seed']}"
+        )
+        lines = [
+            [
+                f"`{row.scheme}`", f"{row.length} ({row.length / window:g}M)",
+                f"{row.inside['causes']:.2f}" if "causes" in row.inside else CANNOT_TELL,
+                f"{row.rise:.2f} [{row.low:.2f}, {row.high:.2f}]", "yes" if row.fails else "no",
+            ]
+            for row in rows
+        ]  # fmt: skip
+    titles = ("scheme", "tokens", "rise, predicted", "rise, measured", "fails")
+    return f"{caption}\n\n{pipe_table(titles, lines, (False, True, True, True, False))}"
+
+
+STUDY_TITLES = (
+    "score", "kind", "AUROC", "worst", "AUPRC", "hits", "false alarms", "Brier", "octaves off", "untold",
+)  # fmt: skip
+STUDY_BEST = 8
+"""Scores of a kind that a table of a study shows, beside those that were chosen and the controls."""
+
+
+def study_cells(rows: Sequence[StudyRow]) -> list[list[str]]:
+    """A line per score over all scans: those that were chosen and fixed rules, the best of each kind, and controls that
+    are not everything over again at random blocks.
+    """
+    found, shown = summaries(rows), []
+    counts = {"inside": 0, "long": 0, "control": 0}
+    for one in found:
+        counts[one.kind] += 1
+        ruled = one.score in RULES or one.score.startswith(("chosen", "labels"))
+        control = one.kind == "control" and not one.score.startswith("shuffled")
+        if ruled or control or (one.kind != "control" and counts[one.kind] <= STUDY_BEST) or counts[one.kind] == 1:
+            shown.append(one)
+
+    def share(value: float | None) -> str:
+        return CANNOT_TELL if value is None else f"{value:.0%}"
+
+    def number(value: float | None) -> str:
+        return CANNOT_TELL if value is None else f"{value:.3f}"
+
+    return [
+        [
+            one.score, one.kind, number(one.auroc), number(one.worst), number(one.auprc), share(one.hits),
+            share(one.false_alarms), number(one.brier), CANNOT_TELL if one.octaves is None else f"{one.octaves:.2f}",
+            share(one.untold),
+        ]
+        for one in shown
+    ]  # fmt: skip
+
+
+def study_markdown(result: Mapping[str, Any]) -> str:
+    """A caption and a table: a row per score over all scans.
+
+    Args:
+        result: as `Result.to_json` has it.
+
+    Raises:
+        ProbeError: it is no result of `probe study`.
+    """
+    with _reading("study"):
+        rows, chosen = [StudyRow(**row) for row in result["rows"]], result["settings"]
+        caption = (
+            f"{len(chosen['models'])} models, inputs {', '.join(chosen['inputs'])}, {chosen['pairs']} pairs of scheme "
+            f"and length, {chosen['failing']} of them fail; every threshold is from the other models"
+        )
+    right = (False, False, *(True for _ in STUDY_TITLES[2:]))
+    return f"{caption}\n\n{pipe_table(STUDY_TITLES, study_cells(rows), right)}"
 
 
 def tune_markdown(result: Mapping[str, Any]) -> str:

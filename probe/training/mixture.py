@@ -21,6 +21,7 @@ from probe.tasks.passkey import minimum_length, passkey_sample
 
 PHASE_STARTS = (0.0, 0.375, 0.5)
 """Share of the steps at which each phase begins."""
+LAST_PHASE = len(PHASE_STARTS) - 1
 KEY_SHARE = (0.75, 0.25, 0.25)
 """Share of pass-key rows in each phase."""
 REPEAT_SHARE = (0.05, 0.06, 0.12)
@@ -51,11 +52,13 @@ class Mixture:
     steps: int
     seed: int
     tokens_per_batch: int = 4096
+    keys: bool = True
+    """Whether pass keys are among it; without them every step is of the last phase."""
 
     def batch(self, step: int) -> Batch:
         """The batch of one step: [rows, length] with rows * length about `tokens_per_batch`."""
         rng = np.random.default_rng((self.seed, step))
-        phase = sum(step >= start * self.steps for start in PHASE_STARTS) - 1
+        phase = sum(step >= start * self.steps for start in PHASE_STARTS) - 1 if self.keys else LAST_PHASE
         length = self._length(rng, step, phase)
         rows = [self._row(rng, length, phase) for _ in range(max(1, self.tokens_per_batch // length))]
         return Batch(torch.stack([ids for ids, _ in rows]), torch.stack([weights for _, weights in rows]))
@@ -70,10 +73,10 @@ class Mixture:
         return int(rng.integers(shortest, self.window + 1))
 
     def _row(self, rng: np.random.Generator, length: int, phase: int) -> tuple[Tensor, Tensor]:
-        kind = rng.random()
-        if kind < KEY_SHARE[phase]:
+        kind, keys = rng.random(), KEY_SHARE[phase] if self.keys else 0.0
+        if kind < keys:
             return self._key_row(rng, length, phase)
-        if kind < KEY_SHARE[phase] + REPEAT_SHARE[phase]:
+        if kind < keys + REPEAT_SHARE[phase]:
             return self._repeat_row(rng, length, phase)
         return torch.cat([self._bos(), self._text(rng, length - 1)]), torch.ones(length)
 
@@ -98,7 +101,7 @@ class Mixture:
     def _repeat_row(self, rng: np.random.Generator, length: int, phase: int) -> tuple[Tensor, Tensor]:
         period = 1 if rng.random() < 0.4 else int(rng.integers(2, 33))
         span = self._text(rng, period)
-        if phase == 2 and period == 1:
+        if phase == LAST_PHASE and period == 1:
             span = torch.tensor([int(rng.integers(len(self.tokenizer)))])
         ids = torch.cat([self._bos(), span.repeat(length // period + 1)])[:length]
         weights = torch.full((length,), REPEAT_WEIGHT[phase])

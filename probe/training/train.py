@@ -162,7 +162,7 @@ def train(row: EmbeddedModel, recipe: Recipe, work: Path, device: str = "auto") 
     opts = optimizers(model, recipe)
     checkpoint = work / f"{row.name}.pt"
     start, spent = _load_checkpoint(checkpoint, model, opts, where)
-    mixture = Mixture(tokenizer, corpus, row.window, recipe.steps, recipe.seed, recipe.tokens_per_batch)
+    mixture = Mixture(tokenizer, corpus, row.window, recipe.steps, recipe.seed, recipe.tokens_per_batch, row.keys)
     began, smooth = time.monotonic() - spent, math.nan
     bar = tqdm(
         range(start, recipe.steps), initial=start, total=recipe.steps, desc=row.name, file=sys.stderr, mininterval=5
@@ -187,7 +187,13 @@ def _save_folder(
 ) -> None:  # fmt: skip
     """Write the Hugging Face folder and `training.json`, the record of how it came to be."""
     tokenizer.model_max_length = row.window
-    model.save_pretrained(row.folder)
+    if row.keys:
+        model.save_pretrained(row.folder)
+    else:  # half the size; the config still says float32, which is what they are loaded as
+        model.half().save_pretrained(row.folder)
+        path = row.folder / "config.json"
+        config = json.loads(path.read_text(encoding="utf-8")) | {"dtype": "float32"}
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     tokenizer.save_pretrained(row.folder)
     record = {
         "model": row.name, "recipe": asdict(recipe), "parameters": sum(p.numel() for p in model.parameters()),

@@ -1,0 +1,57 @@
+"""`probe scan`: every signal of a model at every scheme and length, beside whether it fails there."""
+
+from __future__ import annotations
+
+import argparse
+
+from probe.commands import options, show
+from probe.commands.command import Command
+from probe.text import parse_numbers
+
+_EXAMPLES = """\
+examples:
+  probe scan --model rope --scheme origin,rerope,mesa --lengths 1024,2048
+  probe scan --model smollm2 --scheme origin,rerope --lengths 12288 --samples 1 --keep scans/smollm2
+  probe scan --out rope.json && probe scan --model nope --out nope.json && probe study rope.json nope.json
+
+Stopped, a scan with --keep goes on where it was when it is called again.
+"""
+
+
+def _options(parser: argparse.ArgumentParser) -> None:
+    options.add_model(parser)
+    options.add_scheme(parser, None, "every preset that fits the model, origin+logn, mesa+logn")
+    options.add_lengths(parser, None, "1.25, 1.5, 2, 4 and 8 windows")
+    parser.add_argument("--input", default="documents", help="text, as 'probe run' takes it (default: documents)")
+    options.add_samples(parser, 4, "texts")
+    parser.add_argument("--tail", type=int, help="last tokens that everything is a mean over (default: M/4)")
+    parser.add_argument("--signals", help="names, separated by commas; see 'probe signals' (default: all)")
+    options.add_seed(parser, "of the texts, and of what the controls draw")
+    parser.add_argument(
+        "--keep", type=options.path, metavar="DIR", help="keep what is measured there, and go on from what is there"
+    )
+    options.add_output(parser)
+
+
+def _run(args: argparse.Namespace) -> None:
+    from probe.results import writable
+    from probe.schemes import check_texts
+    from probe.studies.pieces import PieceStore
+    from probe.studies.scan import Scan
+
+    if args.scheme is not None:
+        check_texts(args.scheme)
+    writable(args.out)
+    lengths = None if args.lengths is None else parse_numbers(args.lengths, "lengths", ())
+    signals = None if args.signals is None else [name.strip() for name in args.signals.split(",")]
+    work = Scan(
+        options.load(args), args.scheme, lengths, args.input, args.samples, args.seed, args.tail, signals,
+        PieceStore(args.keep),
+    )  # fmt: skip
+    options.carry(work, args, show.scan)
+
+
+COMMAND = Command(
+    "scan", "every signal at every scheme and length, beside whether the model fails there", _options, _run,
+    python="weavescope.load(...).scan(...)", more=_EXAMPLES,
+)  # fmt: skip

@@ -1,0 +1,243 @@
+"""Collect signals from passes: means over blocks of positions, added up while the pass runs.
+
+Nothing is kept per position but the likelihood, so that memory grows with the number of blocks and units, not with
+positions times width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from probe.attention.dense import ScoreBlock
+from probe.models.load import LoadedModel
+from probe.recording.sites import SITES
+from probe.schemes import Scheme
+from probe.seam.apply import apply_scheme
+from probe.seam.chunked_prefill import marked
+from probe.seam.observers import observed
+from probe.signals.reference import LayerReference
+from probe.signals.table import SIGNALS, AttentionSignal, HiddenSignal, OutputSignal, PositionalSignal
+from probe.tasks.nll import HEAD_BLOCK, not_finite
+
+OUTPUT = 0
+"""The "layer" of signals of the output."""
+HIDDEN = "hidden"
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What passes over some texts gave.
+
+    Attributes:
+        block: positions that a value is a mean over.
+        length: tokens of a text.
+        values: by signal, [samples, layers, units, blocks]; the signals of the output have one layer, and of
+            `HiddenSignal`s that are averaged there is one sample, the mean. NaN in a block where no query has the
+            signal.
+        nll: [samples, positions], nats; the first is NaN.
+    """
+
+    block: int
+    length: int
+    values: dict[str, NDArray[np.float32]]
+    nll: NDArray[np.float64]
+
+
+@dataclass
+class BlockMeans:
+    """Means over blocks of positions of what comes piece by piece, in the order of positions.
+
+    Attributes:
+        size: positions of a block.
+    """
+
+    size: int
+    _parts: list[tuple[int, Tensor, Tensor]] = field(default_factory=list)
+    _at: int = 0
+
+    def add(self, values: Float[Tensor, "positions units"], at: int | None = None) -> None:
+        """Take the next positions, or those from `at` on; NaN counts for nothing."""
+        at = self._at if at is None else at
+        first = at // self.size
+        index = torch.arange(at, at + len(values)) // self.size - first
+        index, known = index.to(values.device), values.isfinite()
+        blocks = int(index[-1]) + 1
+        zeros = torch.zeros(blocks, values.shape[1], dtype=torch.float32, device=values.device)
+        sums = zeros.index_add(0, index, torch.where(known, values, 0).float())
+        counts = zeros.index_add(0, index, known.float())
+        self._parts.append((first, sums.cpu(), counts.cpu()))
+        self._at = at + len(values)
+
+    def mark(self) -> Callable[[], None]:
+        """What drops all that is added from now on."""
+        count, at = len(self._parts), self._at
+
+        def undo() -> None:
+            del self._parts[count:]
+            self._at = at
+
+        return undo
+
+    def means(self) -> Float[Tensor, "units blocks"]:
+        """The means so far; NaN in a block without a value."""
+        blocks, units = -(-self._at // self.size), self._parts[0][1].shape[1]
+        sums, counts = (torch.zeros(blocks, units) for _ in range(2))
+        for first, part, count in self._parts:
+            sums[first : first + len(part)] += part
+            counts[first : first + len(count)] += count
+        return (sums / counts).T  # 0 / 0 is NaN
+
+
+class _Pass:
+    """One text's pass: what its hooks add up."""
+
+    def __init__(
+        self, ids: Int[Tensor, "1 length"], names: Sequence[str], block: int, reference: Sequence[LayerReference],
+        attention_from: int,
+    ) -> None:  # fmt: skip
+        self.ids, self.block, self.reference, self.attention_from = ids, block, reference, attention_from
+        rows = [SIGNALS[name] for name in names]
+        self.hidden = [row for row in rows if isinstance(row, HiddenSignal)]
+        self.attention = [row for row in rows if isinstance(row, AttentionSignal)]
+        self.output = [row for row in rows if isinstance(row, OutputSignal)]
+        self.means: dict[tuple[str, int], BlockMeans] = {}
+
+    def _add(self, name: str, layer: int, values: Float[Tensor, "positions units"], at: int | None = None) -> None:
+        self.means.setdefault((name, layer), BlockMeans(self.block)).add(values, at)
+
+    def see_hidden(self, layer: int, hidden: Float[Tensor, "1 positions width"]) -> None:
+        for row in self.hidden:
+            self._add(row.name, layer, row.of(hidden, self.reference[layer - 1])[0])
+
+    def see_scores(self, scores: ScoreBlock) -> None:
+        for row in self.attention:
+            self._add(row.name, scores.layer, row.of(scores, self.ids)[0].T, scores.first)
+
+    def see_output(self, logits: Float[Tensor, "positions vocabulary"], targets: Int[Tensor, " positions"]) -> None:
+        for row in self.output:
+            self._add(row.name, OUTPUT, row.of(logits, targets)[:, None])
+
+    def mark(self) -> Callable[[], None]:
+        undone = [one.mark() for one in self.means.values()]
+        known = set(self.means)
+
+        def undo() -> None:
+            for each in undone:
+                each()
+            for key in set(self.means) - known:
+                del self.means[key]
+
+        return undo
+
+    @contextmanager
+    def watching(self, loaded: LoadedModel) -> Iterator[None]:
+        """Inside, the model's layers are watched for what was asked of them."""
+        layers = range(1, len(loaded.family.layer_list(loaded.model)) + 1)
+        with ExitStack() as undo:
+            if self.hidden:
+                undo.enter_context(SITES["resid"].recorded(loaded.model, loaded.family, layers, self.see_hidden))
+            if self.attention:
+                undo.enter_context(observed(loaded.model, self.see_scores, self.attention_from))
+            undo.enter_context(marked(loaded.model, self.mark))
+            yield
+
+    def values(self) -> dict[str, NDArray[np.float32]]:
+        """By signal, [layers, units, blocks]."""
+        found: dict[str, list[NDArray[np.float32]]] = {}
+        for name, layer in sorted(self.means):
+            found.setdefault(name, []).append(self.means[name, layer].means().numpy())
+        return {name: np.stack(layers) for name, layers in found.items()}
+
+
+@torch.no_grad()
+def _one(loaded: LoadedModel, one: _Pass) -> Float[Tensor, " positions"]:
+    """Run a text's pass, its scheme applied; its NLL per position."""
+    ids = one.ids.to(loaded.device)
+    with one.watching(loaded):
+        hidden = loaded.model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
+    head = loaded.model.get_output_embeddings()
+    nll = torch.full((ids.shape[1],), float("nan"), dtype=torch.float64)
+    for start in range(0, ids.shape[1] - 1, HEAD_BLOCK):
+        stop = min(start + HEAD_BLOCK, ids.shape[1] - 1)
+        logits, targets = head(hidden[start:stop]).float(), ids[0, start + 1 : stop + 1]
+        nll[start + 1 : stop + 1] = torch.nn.functional.cross_entropy(logits, targets, reduction="none").double().cpu()
+        one.see_output(logits, targets)
+    return nll
+
+
+def collect(
+    loaded: LoadedModel,
+    scheme: Scheme,
+    ids: Int[Tensor, "samples length"],
+    names: Sequence[str],
+    block: int,
+    reference: Sequence[LayerReference],
+    attention_from: int = 0,
+    tick: Callable[[], None] = lambda: None,
+) -> Collected:
+    """Pass texts through a model under a scheme, one by one, and collect signals.
+
+    Args:
+        loaded: a model with a vocabulary head.
+        scheme: it fits the model.
+        ids: texts.
+        names: of `SIGNALS`; positional ones are made of "hidden" afterwards, by `positional_values`.
+        block: positions that a value is a mean over.
+        reference: of every layer, from `fit_reference`.
+        attention_from: first position of which signals of attention are wanted; they cost most.
+        tick: called after each text.
+
+    Raises:
+        ProbeError: an unknown signal, or a likelihood that is NaN or infinite.
+    """
+    names = [name for name in names if not isinstance(SIGNALS[name], PositionalSignal)]
+    each: dict[str, list[NDArray[np.float32]]] = {}
+    nll = []
+    with apply_scheme(loaded.model, scheme):
+        for row in ids.split(1):
+            one = _Pass(row, names, block, reference, attention_from)
+            nll.append(_one(loaded, one).numpy())
+            for name, values in one.values().items():
+                _keep(each, name, values, len(ids))
+            tick()
+    found = np.stack(nll)
+    if not np.isfinite(found[:, 1:]).all():
+        raise not_finite(scheme.spec)
+    return Collected(block, ids.shape[1], {name: np.stack(values) for name, values in each.items()}, found)
+
+
+def _keep(each: dict[str, list[NDArray[np.float32]]], name: str, values: NDArray[np.float32], samples: int) -> None:
+    """Keep a text's values, or only their part of the mean over texts."""
+    row = SIGNALS[name]
+    if isinstance(row, HiddenSignal) and row.averaged:
+        values = values / np.float32(samples)
+        each[name] = [each[name][0] + values] if name in each else [values]
+    else:
+        each.setdefault(name, []).append(values)
+
+
+def positional_values(
+    hidden: Float[np.ndarray, "layers width blocks"], inside: Float[np.ndarray, "layers width known"]
+) -> dict[str, NDArray[np.float32]]:
+    """The positional signals, [1, layers, 1, blocks] each, from means of hidden vectors over texts.
+
+    Args:
+        hidden: of the texts in question.
+        inside: of the model as trained, inside its window and past its first positions.
+    """
+    found: dict[str, list[NDArray[np.float32]]] = {}
+    for mine, known in zip(hidden, inside, strict=True):
+        mean = known.mean(1, keepdims=True)
+        parts, trained = (torch.from_numpy(np.ascontiguousarray((one - mean).T)) for one in (mine, known))
+        for row in SIGNALS.values():
+            if isinstance(row, PositionalSignal):
+                found.setdefault(row.name, []).append(row.of(parts, trained)[None].numpy())
+    return {name: np.stack(layers)[None] for name, layers in found.items()}

@@ -1,0 +1,105 @@
+"""What a study has measured so far, each piece in a file of its own: one that was stopped goes on where it was."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from probe.errors import FieldError, literal
+
+_ABOUT, _LOCK, _ROW = "made_with.json", ".lock", "row"
+
+
+@dataclass
+class PieceStore:
+    """A folder of measured pieces.
+
+    Attributes:
+        folder: it is made; None keeps nothing.
+    """
+
+    folder: Path | None = None
+
+    @contextmanager
+    def opened(self, made_with: Mapping[str, Any]) -> Iterator[None]:
+        """Inside, pieces made with this are taken and kept, by this process alone.
+
+        Raises:
+            FieldError: the folder holds something else, or what was made with something else; another process is at it;
+                or it cannot be written.
+        """
+        if self.folder is None:
+            yield
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.folder / _LOCK)
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise FieldError(
+                "out", hint="another process is at work there; name another folder", value=self.folder
+            ) from None
+        except OSError as error:
+            raise FieldError("out", hint=f"cannot write there ({error.strerror})", value=self.folder) from None
+        try:
+            self._check(self.folder / _ABOUT, json.loads(json.dumps(dict(made_with))))
+            yield
+        finally:
+            lock.release()
+
+    def _check(self, about: Path, now: dict[str, Any]) -> None:
+        assert self.folder is not None
+        if not about.exists():
+            if any(path.name != _LOCK for path in self.folder.iterdir()):
+                raise FieldError(
+                    "out", hint="the folder is not empty and holds no pieces; name a new one", value=self.folder
+                )
+            about.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
+            return
+        try:
+            before = dict(json.loads(about.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            raise FieldError("out", hint="what it was made with cannot be read; delete it", value=self.folder) from None
+        changed = [key for key in now if before.get(key) != now[key]]
+        if changed:
+            said = "; ".join(f"{key} {before.get(key)} then, {now[key]} now" for key in changed)
+            raise FieldError(
+                "out", hint=f"what is there was made with something else: {literal(said)}", value=self.folder
+            )
+
+    def _path(self, key: str) -> Path:
+        assert self.folder is not None
+        return self.folder / f"{sha256(key.encode()).hexdigest()[:24]}.safetensors"
+
+    def take(self, key: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]] | None:
+        """A piece that is done: its row and its arrays. None where there is none, or a damaged one."""
+        if self.folder is None or not self._path(key).exists():
+            return None
+        try:
+            with safe_open(self._path(key), "np") as file:
+                said = dict(file.metadata() or {})
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return (json.loads(said[_ROW]), arrays) if said["key"] == key else None
+        except (OSError, SafetensorError, KeyError, ValueError):
+            return None
+
+    def keep(self, key: str, row: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Write a piece, under another name first, so that one that can be read is whole."""
+        if self.folder is None:
+            return
+        path = self._path(key)
+        part = path.with_suffix(".part")
+        given = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        save_file(given, part, {"key": key, _ROW: json.dumps(dict(row), allow_nan=False)})
+        part.replace(path)
