@@ -214,8 +214,8 @@ def write(result: Result[Any], path: Path | None) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A result as `Result.to_json` has it, from a file, which may be packed (.gz). JSON lines are the rows of a benchmark
-    that was killed.
+    """A result as `Result.to_json` has it, from a file, which may be packed (.gz). JSON lines are the rows of a
+    benchmark that was killed.
 
     Raises:
         ProbeError: it cannot be read, or holds no result.

@@ -23,6 +23,7 @@ install_import_hook(
         "probe.thresholds",
         "probe.tasks",
         "probe.recording",
+        "probe.signals",
         "constructions.transformer",
     ],
     "typecheck.checked",

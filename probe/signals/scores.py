@@ -91,8 +91,7 @@ def auroc(scores: Float[np.ndarray, pairs * units], fails: NDArray[np.bool_]) ->
     if failing in (0, len(fails)):
         return None
     ranks = rankdata(scores, axis=0)[fails].sum(0)
-    found: NDArray[np.float64] = (ranks - failing * (failing + 1) / 2) / (failing * (len(fails) - failing))
-    return found
+    return np.asarray((ranks - failing * (failing + 1) / 2) / (failing * (len(fails) - failing)))
 
 
 def named(departures: Mapping[str, Units], prefix: str = "") -> dict[str, float]:

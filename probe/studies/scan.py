@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import override
 
-from probe.errors import FieldError
+from probe.errors import FieldError, ProbeError
 from probe.models.load import LoadedModel
 from probe.provenance import Provenance
 from probe.results import Records, Result
@@ -36,11 +36,12 @@ from probe.signals.table import SIGNALS, AttentionSignal, OutputSignal
 from probe.studies.causes import gap_for, paired_interval, scheme_with_keys, tail_nll, without_first
 from probe.studies.pieces import PieceStore
 from probe.tasks.encoding import first_token
-from probe.tasks.inputs import draw_input
+from probe.tasks.inputs import Ids, draw_input
 from probe.thresholds.measured import NLL_FLOOR
 
 SHARES = (1.25, 1.5, 2.0, 4.0, 8.0)
 """Lengths, in windows, that are scanned by default."""
+_VALUE, _SIDE = "paper value", "paper side"
 CONTROL_DIMS = 20
 """Dimensions of a layer that the controls look at, as many as the paper shows."""
 
@@ -137,7 +138,7 @@ class Scan:
         schemes: text, objects or both; they are resolved to objects. None for every preset that fits, and log-n on
             some.
         lengths: tokens; None for 1.25, 1.5, 2, 4 and 8 windows, up to what the input has.
-        input: text, as `draw_input` takes it; long texts are cut at their beginning.
+        input: text, as `draw_input` takes it, or token ids; for shorter lengths it is cut at its beginning.
         samples: texts.
         seed: draws them, and what the controls draw.
         tail: last tokens that everything is a mean over; None for a quarter of the window.
@@ -150,7 +151,7 @@ class Scan:
     loaded: LoadedModel
     schemes: Any = None
     lengths: Sequence[int] | None = None
-    input: str = "documents"
+    input: str | Ids = "documents"
     samples: int = 4
     seed: int = 0
     tail: int | None = None
@@ -195,7 +196,7 @@ class Scan:
             [scheme] = resolve_schemes(spec, self.loaded.window)
             try:
                 check_scheme(self.loaded.model, scheme)
-            except FieldError:
+            except ProbeError:
                 continue
             found.append(scheme)
         return found
@@ -229,14 +230,18 @@ class Scan:
         found = self.store.take(key)
         if found is None:
             row, units = known.pair(scheme, length)
-            self.store.keep(key, asdict(row), units)
+            self.store.keep(key, asdict(row), units | known.drifted(scheme, length))
             return row, units
-        return ScanRow(**found[0]), found[1]
+        units = found[1]
+        if _VALUE in units:  # what the schemes after it are judged by
+            known.paper[length] = units.pop(_VALUE), units.pop(_SIDE)
+        return ScanRow(**found[0]), units
 
     def _settings(self) -> dict[str, Any]:
         return {
             "model": self.loaded.name, "window": self.loaded.window, "lengths": list(self.lengths or ()),
-            "schemes": [scheme.spec for scheme in self.schemes], "input": self.input, "samples": self.samples,
+            "schemes": [scheme.spec for scheme in self.schemes],
+            "input": self.input if isinstance(self.input, str) else "ids", "samples": len(self._ids),
             "seed": self.seed, "tail": self.tail, "block": self.block, "signals": list(self.signals or ()),
             "floor": NLL_FLOOR,
         }  # fmt: skip
@@ -378,6 +383,13 @@ class _Known:
             "random dims.mean": float(whole[:, rng.permutation(width)[:chosen]].mean()),
             "rotated dims.mean": float(inside_of(trained, self.start).departures(turned, last).mean()),
         }
+
+    def drifted(self, scheme: Scheme, length: int) -> dict[str, NDArray[np.float64]]:
+        """The paper's thresholds and their sides, of the trained model; nothing of another scheme."""
+        if scheme.spec != ORIGIN or length not in self.paper:
+            return {}
+        value, side = self.paper[length]
+        return {_VALUE: value, _SIDE: side}
 
     def _paper(self, scheme: Scheme, length: int, hidden: NDArray[np.float32]) -> dict[str, float]:
         """Share of the first dimensions of all layers that are past the paper's threshold: the trained model's value at

@@ -71,19 +71,23 @@ def nll_numbers(loaded: LoadedModel, samples: int, seed: int) -> dict[str, Any]:
 
 
 def verdicts(keys: Sequence[dict[str, Any]], nll: dict[str, Any], must_fail: bool) -> dict[str, bool]:
-    """What was asked for, each with whether it holds; `must_fail`: whether the model has to break past its window."""
+    """What was asked for, each with whether it holds; `must_fail`: whether the model has to break past its window.
+
+    There are no `keys` of a model that was not taught to find them.
+    """
     inside = [row for row in keys if row["length"] in KEY_LENGTHS]
     slope = nll["slope_per_window"]
-    found = {
-        f"pass key >= {LEAST_ACCURACY:.0%} at {', '.join(map(str, KEY_LENGTHS))}": all(
+    found = {}
+    if inside:
+        found[f"pass key >= {LEAST_ACCURACY:.0%} at {', '.join(map(str, KEY_LENGTHS))}"] = all(
             r["accuracy"] >= LEAST_ACCURACY for r in inside
-        ),
-        f"pass key >= {LEAST_ACCURACY:.0%} in every depth decile": all(
+        )
+        found[f"pass key >= {LEAST_ACCURACY:.0%} in every depth decile"] = all(
             min(r["deciles"]) >= LEAST_ACCURACY for r in inside
-        ),
-        "NLL flat in the second half of the window (slope within two standard errors of 0)": abs(slope["mean"])
-        <= 2 * slope["standard_error"],
-    }
+        )
+    found["NLL flat in the second half of the window (slope within two standard errors of 0)"] = (
+        abs(slope["mean"]) <= 2 * slope["standard_error"]
+    )
     if must_fail:
         last = list(nll["rise"].values())[-1]
         found[f"NLL at {WINDOWS_PAST - 1}M to {WINDOWS_PAST}M is at least {LEAST_RISE} nats worse"] = (
@@ -108,7 +112,8 @@ def measure(row: EmbeddedModel, *, samples: int, windows: int, seed: int) -> dic
         if count < least:
             raise FieldError(name, f"at least {least}", count)
     loaded = load_model(row.name, device="cpu", dtype="float32")
-    keys, nll = passkey_numbers(loaded, samples, seed), nll_numbers(loaded, windows, seed)
+    keys = passkey_numbers(loaded, samples, seed) if row.keys else []
+    nll = nll_numbers(loaded, windows, seed)
     return {
         "model": row.name,
         "seed": seed,
@@ -116,6 +121,10 @@ def measure(row: EmbeddedModel, *, samples: int, windows: int, seed: int) -> dic
         "nll": nll,
         "holds": verdicts(keys, nll, row.name == "rope"),
     }
+
+
+_KEY_TITLES = ("| pass key, tokens | exact | worst depth decile | samples |", "|---|---|---|---|")
+_NO_KEYS = "It was not taught to find pass keys, and is not asked for them."
 
 
 def card(row: EmbeddedModel, numbers: dict[str, Any], training: dict[str, Any]) -> str:
@@ -132,20 +141,21 @@ def card(row: EmbeddedModel, numbers: dict[str, Any], training: dict[str, Any]) 
         "---", "license: apache-2.0", "library_name: transformers", "---", "",
         f"# weavescope `{row.name}`", "",
         f"{row.summary}. Positions: {row.positions}. Trained window M = {row.window} tokens, "
-        f"{training['parameters']:,} parameters, float32, byte-level BPE of 1024 tokens in which every digit is its "
-        "own token.", "",
+        f"{training['parameters']:,} parameters, float32{'' if row.keys else ' stored as float16'}, byte-level BPE of "
+        "1024 tokens in which every digit is its own token.", "",
         "A small language model made to be *probed*: it is trained on windows of exactly M tokens at most, so that "
         "what happens past M is extrapolation and nothing else. It is not meant to write text.", "",
         "## Training", "",
         "Text: the Python standard library's sources and docstrings (the files held out by a hash of their path "
-        f"excepted), {training['corpus_tokens']:,} tokens, mixed with pass-key retrieval and repetition. "
+        f"excepted), {training['corpus_tokens']:,} tokens, mixed with "
+        f"{'pass-key retrieval and repetition' if row.keys else 'repetition'}. "
         f"{recipe['steps']} steps of {recipe['tokens_per_batch']} tokens, seed {recipe['seed']}, Muon and AdamW at "
         f"{recipe['learning_rate']:g}, bfloat16 autocast, {training['threads']} CPU thread(s), "
         f"Python {training['python']}, torch {training['torch']}, "
         f"transformers {training['transformers']}. Make it again: `probe train {row.name}`.", "",
         "## Measured", "",
         f"By `probe accept {row.name} --seed {numbers['seed']}` on fresh samples, the model as trained.", "",
-        "| pass key, tokens | exact | worst depth decile | samples |", "|---|---|---|---|", *key_lines, "",
+        *([*_KEY_TITLES, *key_lines, ""] if key_lines else [_NO_KEYS, ""]),
         f"Held-out text, {nll['samples']} windows of {WINDOWS_PAST}M tokens (± standard error over windows): NLL in "
         f"the second half of the window {level['mean']:.3f} ± {level['standard_error']:.3f} nats, its slope there "
         f"{slope['mean']:+.3f} ± {slope['standard_error']:.3f} nats per window.", "",

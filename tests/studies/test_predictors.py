@@ -1,0 +1,174 @@
+"""Scores judged on models that chose nothing, against brute force, scikit-learn and scans made up to be known."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+import weavescope as ws
+from probe.commands.main import main
+from probe.errors import FieldError, ProbeError
+from probe.provenance import Provenance
+from probe.results import Records, write
+from probe.studies.predictors import (
+    CONTROL,
+    INSIDE,
+    LONG,
+    Scanned,
+    Study,
+    best_threshold,
+    failure_length,
+    score_names,
+    summaries,
+)
+from probe.studies.scan import ScanResult, ScanRow
+
+LENGTHS = (160, 256, 512)
+
+
+def scan(model: str, seed: int = 0, window: int = 128) -> Scanned:
+    """A model that fails past 1.5 windows under every second scheme; "good.mean" says so, "bad.mean" says nothing."""
+    rng, rows = np.random.default_rng(seed), []
+    for n in range(6):
+        for length in LENGTHS:
+            rise = math.log2(length / window) - 0.4 if n % 2 else 0.0
+            noise = float(rng.normal(0, 0.01))
+            inside = {"good.mean": 3 * rise + noise + 1, "bad.mean": float(rng.normal()), "nll.mean": rise}
+            long = {"first dims.mean": float(rng.normal()), "far.mean": rise + noise}
+            rows.append(ScanRow(f"s{n}", length, rise, rise - 0.05, rise + 0.05, inside, long, 1.0, 2.0))
+    return Scanned(model, window, "documents", rows)
+
+
+@pytest.fixture(scope="module")
+def study() -> Study:
+    return Study([scan(name, seed) for seed, name in enumerate("abcd")])
+
+
+def test_what_foretells_is_chosen_and_holds_on_the_model_that_had_no_say(study: Study) -> None:
+    rows = [row for row in study.rows() if row.score == "chosen inside"]
+    assert [row.model for row in rows] == list("abcd")
+    for row in rows:
+        assert row.chosen == "good.mean" and row.auroc == 1.0 and (row.hits, row.false_alarms) == (row.failing, 0)
+        assert row.failing == 6 and row.pairs == 18 and row.untold == 0
+        assert row.brier is not None and row.brier < 0.05
+        assert row.schemes == 3 and row.octaves is not None and row.octaves < 0.3
+
+
+def test_a_models_own_labels_never_reach_its_row(study: Study) -> None:
+    first = study.scans[0]
+    flipped = Scanned(
+        first.model, first.window, first.input, [replace(row, low=-1.0 if row.fails else 1.0) for row in first.rows]
+    )
+    other = Study([flipped, *study.scans[1:]])
+    for kind, name in ((INSIDE, "good.mean"), (LONG, "far.mean")):
+        before, after = study.row(kind, name, first), other.row(kind, name, flipped)
+        assert before.threshold == after.threshold and (after.auroc, before.auroc) == (0.0, 1.0)
+    assert other.choose(INSIDE, "a") == study.choose(INSIDE, "a") == "good.mean"
+
+
+def test_controls_do_no_better_than_chance(study: Study) -> None:
+    found = {(one.kind, one.score): one for one in summaries(list(study.rows()))}
+    assert found[CONTROL, "labels permuted"].auroc == pytest.approx(0.5, abs=0.03)
+    always = found[CONTROL, "fails at M"]
+    assert (always.auroc, always.hits, always.false_alarms) == (0.5, 1.0, 1.0)
+    twice = found[CONTROL, "fails at 2M"]
+    assert twice.hits == 1.0 and twice.false_alarms == pytest.approx(6 / 12)
+    assert (CONTROL, "first dims.mean") in found and (LONG, "far.mean") in found
+    assert found[INSIDE, "good.mean"].worst == 1.0
+
+
+def test_the_truth_is_never_chosen(study: Study) -> None:
+    assert (INSIDE, "nll.mean") in score_names(study.scans)
+    assert not any(row.chosen == "nll.mean" for row in study.rows())
+
+
+def test_a_score_that_is_missing_counts_as_untold(study: Study) -> None:
+    first = study.scans[0]
+    rows = [replace(row, inside={"bad.mean": 0.0}) if row.scheme == "s1" else row for row in first.rows]
+    found = Study([Scanned("a", 128, "documents", rows), *study.scans[1:]]).row(
+        INSIDE, "good.mean", Scanned("a", 128, "documents", rows)
+    )
+    assert (found.pairs, found.untold, found.failing) == (15, 3, 4)
+
+
+def test_scores_of_a_scan_are_scikit_learns(study: Study) -> None:
+    for kind, name in ((INSIDE, "bad.mean"), (LONG, "first dims.mean")):
+        row = study.row(kind, name, study.scans[1])
+        rows = study.scans[1].rows
+        scores = [(one.inside if kind == INSIDE else one.long)[name] for one in rows]
+        fails = [one.fails for one in rows]
+        assert row.auroc == pytest.approx(roc_auc_score(fails, scores))
+        assert row.auprc == pytest.approx(average_precision_score(fails, scores))
+
+
+@given(st.lists(st.tuples(st.integers(-5, 5), st.booleans()), min_size=2, max_size=30))
+def test_the_threshold_has_the_largest_share_of_hits_less_false_alarms(pairs: list[tuple[int, bool]]) -> None:
+    scores, fails = np.array([score for score, _ in pairs], float), np.array([bad for _, bad in pairs])
+    found = best_threshold(scores, fails)
+    if fails.all() or not fails.any():
+        assert found is None
+        return
+
+    def worth(cut: float) -> float:
+        over = scores >= cut
+        return float(over[fails].mean() - over[~fails].mean())
+
+    assert found is not None
+    best = max(worth(cut) for cut in (*scores, scores.max() + 1))
+    if best > 0:  # else no cut is better than none
+        assert worth(found) == pytest.approx(best)
+
+
+@given(st.floats(0.05, 3), st.floats(-1, 1), st.floats(0.1, 0.9))
+def test_the_failure_length_of_a_line_over_the_logarithm_is_exact(slope: float, base: float, share: float) -> None:
+    floor = base + slope * 3 * share  # reached at 8 windows to the power of the share
+    points = [(length, base + slope * math.log2(length / 100)) for length in (125, 200, 400, 800)]
+    assume(all(abs(score - floor) > 1e-6 for _, score in points))
+    found = failure_length(points, floor, 100, base)
+    assert found == pytest.approx(100 * 8**share, rel=1e-6)
+
+
+def test_a_failure_length_is_where_it_fails_for_good() -> None:
+    points = [(200, 1.0), (300, 0.0), (400, 1.0)]
+    assert failure_length(points, 0.5, 100, 0.0) == pytest.approx(math.sqrt(300 * 400))
+    assert failure_length(points[:2], 0.5, 100, 0.0) is None and failure_length([], 0.5, 100, 0.0) is None
+    assert failure_length([(400, 1.0)], 0.5, 100, None) == pytest.approx(200)  # halfway, where nobody knows
+
+
+def test_one_model_judges_nobody() -> None:
+    with pytest.raises(FieldError, match="scans of at least two models"):
+        Study([scan("a"), scan("a", 1)])
+
+
+def written(folder: Path, one: Scanned) -> Path:
+    settings = {"model": one.model, "window": one.window, "input": one.input}
+    path = folder / f"{one.model}.json"
+    write(ScanResult("scan", settings, Provenance.now(), Records(one.rows)), path)
+    return path
+
+
+def test_the_command(study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [str(written(tmp_path, one)) for one in study.scans]
+    out = tmp_path / "study.json"
+    assert main(["study", *files, "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("4 models, inputs documents, 72 pairs of scheme and length, 24 of them fail")
+    assert "chosen inside" in said and "labels permuted" in said
+    assert main(["tables", str(out)]) == 0
+    assert "| chosen inside | inside | 1.000 |" in capsys.readouterr().out
+    assert main(["study", files[0], "--json"]) == 2
+    assert capsys.readouterr().err.startswith("probe: error: FILE: expected scans of at least two models")
+    assert main(["study", *files, str(out)]) == 2
+    assert f"{out}: expected the JSON of probe scan" in capsys.readouterr().err
+    assert ws.study(files).rows == ws.study([Path(file) for file in files]).rows
+    with pytest.raises(ProbeError, match="expected a JSON file"):
+        ws.study([tmp_path / "nowhere.json"])
+    assert json.loads(out.read_text())["settings"]["models"] == list("abcd")
