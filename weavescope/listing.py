@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 
 from probe.errors import unknown
-from probe.models.embedded import MODELS, EmbeddedModel
+from probe.models.embedded import EMBEDDED, EmbeddedModel
 from probe.models.fetched import FETCHED, FetchedModel
 from probe.results import Records
 from probe.schemes import OPTIONS, PRESETS, Scheme, parse_scheme
@@ -17,6 +17,7 @@ from probe.tables import tables
 _HOMES = (
     "probe.schemes.weaves", "probe.seam.families", "probe.recording.sites", "probe.thresholds.detectors",
     "probe.tasks.inputs", "probe.tasks.documents", "probe.tasks.prompts", "probe.tasks.evaluate", "probe.signals.table",
+    "probe.studies.patching",
 )  # fmt: skip
 """Modules with a table, beside those imported here; loaded only to list them."""
 
@@ -98,10 +99,10 @@ def models() -> Records[ModelEntry]:
     """The models that load by a name: embedded ones, and those that are fetched at their first use. Any folder, GGUF
     file or hub id of a supported family loads too.
 
-    >>> models().column("name")
-    ['rope', 'alibi', 'nope', 'smollm2']
+    >>> models().column("name")[:4]
+    ['rope', 'alibi', 'nope', 'rope-b1e3']
     """
-    rows: list[EmbeddedModel | FetchedModel] = [*MODELS.values(), *FETCHED.values()]
+    rows: list[EmbeddedModel | FetchedModel] = [*EMBEDDED.values(), *FETCHED.values()]
     return Records(
         ModelEntry(
             row.name,

@@ -17,6 +17,7 @@ from probe.schemes import ORIGIN, Scheme, parse_scheme
 from probe.seam.apply import apply_scheme
 from probe.studies.causes import CauseRow, Causes
 from probe.studies.frequencies import FrequencyRow, FrequencyStudy
+from probe.studies.patching import Patching, PatchRow
 from probe.studies.pieces import PieceStore
 from probe.studies.run import Numbers, RunSettings, SchemesAsked, run_probe
 from probe.studies.scan import Scan, ScanRow
@@ -406,6 +407,41 @@ class Model:
         """
         store = PieceStore(None if keep is None else Path(keep))
         work = Scan(self.loaded, schemes, lengths, input, samples, seed, tail, signals, store)
+        return _finished(work, progress)
+
+    def patch(
+        self,
+        schemes: SchemesAsked = ORIGIN,
+        *,
+        length: int | None = None,
+        patches: Sequence[str] | None = None,
+        layers: Sequence[int] | None = None,
+        input: str = "documents",
+        samples: int = 4,
+        tail: int | None = None,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> Result[PatchRow]:
+        """Hidden states put back into what they are inside the window, past it: does the likelihood return?
+
+        Args:
+            schemes: text, objects or both.
+            length: tokens of the long input; default 2M.
+            patches: names of `choices("patch")`; default all.
+            layers: 1-based, each changed by itself; default every one. All at once always comes first.
+            input: text, as `probe` takes it.
+            samples: texts that are patched; as many others say what is known.
+            tail: last tokens that a rise is a mean over; default M/4.
+            seed: draws the texts and the random direction.
+            progress: told how far it is.
+
+        Returns:
+            A row per patch and layer, beside the model as it is and with its distances folded back.
+
+        Raises:
+            ProbeError: a length inside the window, an unknown patch, a layer that is not there, or what does not fit.
+        """
+        work = Patching(self.loaded, schemes or ORIGIN, length, patches, layers, input, samples, tail, seed)
         return _finished(work, progress)
 
     def continuations(

@@ -19,6 +19,7 @@ from probe.commands import (
     frequencies,
     generate,
     models,
+    patch,
     peers,
     run,
     scan,
@@ -34,7 +35,7 @@ from probe.commands.ending import exit_code, flags, stoppable
 
 COMMANDS: tuple[Command | Group, ...] = (
     run.COMMAND, eval.COMMAND, causes.COMMAND, tune.COMMAND, frequencies.COMMAND, scan.COMMAND,
-    study.COMMAND, signals.COMMAND, generate.COMMAND, audit.COMMAND,
+    study.COMMAND, signals.COMMAND, patch.COMMAND, generate.COMMAND, audit.COMMAND,
     bench.COMMAND, peers.COMMAND, tables.COMMAND, figure.COMMAND, models.COMMAND, schemes.COMMAND, choices.COMMAND,
     train.COMMAND, accept.COMMAND, app.COMMAND,
 )  # fmt: skip

@@ -296,6 +296,28 @@ def _best_scores(rows: Sequence[Any]) -> None:
     print(format_table([line for _, line in cells[:TUNED_ROWS]], ("pass", "score", "AUROC", "pairs")))
 
 
+def patching(result: Result[Any], json_only: bool) -> None:
+    """A row per patch and layer, and what it brought back."""
+    from probe.studies.tables import PATCH_TITLES, patch_cells
+
+    if json_only:
+        as_json(result.to_json())
+        return
+    chosen = result.settings
+    print(
+        f"model {chosen['model']}, window M = {chosen['window']}, {chosen['length']} tokens of {chosen['input']}, "
+        f"{chosen['samples']} texts, the last {chosen['tail']} tokens, seed {chosen['seed']}\n"
+    )
+    cells = [dict(zip(PATCH_TITLES, line, strict=True)) for line in patch_cells(list(result.rows))]
+    print(format_table(cells, PATCH_TITLES))
+    print(
+        "\nrises in nats per token [95% interval] over the trained model inside its window; recovered: share of the "
+        "rise that is\ngone; changed: what was added to hidden vectors past the window, by root mean square"
+    )
+    for why in dict.fromkeys(row.untold for row in result.rows if row.untold):
+        print(f"cannot tell: {why}")
+
+
 def study(result: Result[Any], json_only: bool) -> None:
     """A row per score over all scans: the chosen ones, controls and what orders best."""
     from probe.studies.tables import STUDY_TITLES, study_cells

@@ -114,8 +114,9 @@ class _Pass:
         self.means.setdefault((name, layer), BlockMeans(self.block)).add(values, at)
 
     def see_hidden(self, layer: int, hidden: Float[Tensor, "1 positions width"]) -> None:
+        known = self.reference[layer - 1] if self.reference else None
         for row in self.hidden:
-            self._add(row.name, layer, row.of(hidden, self.reference[layer - 1])[0])
+            self._add(row.name, layer, row.of(hidden, known)[0])
 
     def see_scores(self, scores: ScoreBlock) -> None:
         for row in self.attention:
@@ -191,7 +192,7 @@ def collect(
         ids: texts.
         names: of `SIGNALS`; positional ones are made of "hidden" afterwards, by `positional_values`.
         block: positions that a value is a mean over.
-        reference: of every layer, from `fit_reference`.
+        reference: of every layer, from `fit_reference`; empty where no signal goes by it.
         attention_from: first position of which signals of attention are wanted; they cost most.
         tick: called after each text.
 

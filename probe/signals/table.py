@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 from probe.attention.dense import ScoreBlock
+from probe.errors import ProbeError
 from probe.recording.sites import SITES, AttentionSite
 from probe.signals.reference import LayerReference
 from probe.tables import Table
@@ -42,13 +43,13 @@ class HiddenSignal(Signal):
     """Of a layer's output.
 
     Attributes:
-        of: (hidden vectors [batch, positions, width], what they are like inside the window) -> [batch, positions,
-            units].
+        of: (hidden vectors [batch, positions, width], what they are like inside the window, or None where nobody
+            fitted that) -> [batch, positions, units].
         units: what its units are, where they are not the layer itself.
         averaged: whether only its mean over texts is kept, since there are many units.
     """
 
-    of: Callable[[Tensor, LayerReference], Tensor]
+    of: Callable[[Tensor, LayerReference | None], Tensor]
     averaged: bool = False
     counts: ClassVar[str] = "layers"
 
@@ -88,6 +89,19 @@ class PositionalSignal(Signal):
 
     of: Callable[[Tensor, Tensor], Tensor]
     counts: ClassVar[str] = "layers"
+
+
+def distance(
+    hidden: Float[Tensor, "batch positions width"], reference: LayerReference | None
+) -> Float[Tensor, "batch positions 1"]:
+    """Of hidden vectors from those inside the window.
+
+    Raises:
+        ProbeError: nobody fitted those.
+    """
+    if reference is None:
+        raise ProbeError("signal distance: expected a reference, from probe.signals.reference.fit_reference")
+    return reference.distance(hidden)
 
 
 def induction(block: ScoreBlock, ids: Int[Tensor, "batch keys"]) -> Float[Tensor, "batch heads queries"]:
@@ -165,7 +179,7 @@ SIGNALS: Table[Signal] = Table(
         ),
         HiddenSignal(
             "distance", "of a hidden vector from those inside the window, by their covariance with shrinkage",
-            lambda hidden, reference: reference.distance(hidden),
+            distance,
         ),
         PositionalSignal("positional_norm", "size of the positional part, in units of that inside", positional_norm),
         PositionalSignal(

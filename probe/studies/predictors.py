@@ -27,7 +27,9 @@ TRUTH = ("nll",)
 """Signals that are the truth itself, seen otherwise: never chosen."""
 RULES: Mapping[str, float] = {"causes, surely": NLL_FLOOR, "theory": 0.0, "fails at M": 1.0, "fails at 2M": 2.0}
 """Scores whose threshold is fixed beforehand."""
-RISES = ("distances", "keys", "causes", "causes, surely")
+EITHER = "causes, as far as told"
+"""The larger rise of both causes, or that of the distances where the keys' cannot be told."""
+RISES = ("distances", "keys", "causes", "causes, surely", EITHER)
 """Scores in nats, which are 0 at the window by definition."""
 PERMUTATIONS = 200
 
@@ -109,6 +111,8 @@ class Scanned:
         """A score of a pair, None where it has none."""
         if kind == CONTROL and name in ("fails at M", "fails at 2M"):
             return row.length / self.window if name == "fails at 2M" else 1.0
+        if kind == INSIDE and name == EITHER:
+            return max(row.inside["distances"], row.inside.get("keys", -math.inf))
         found = (row.inside if kind == INSIDE else row.long).get(name)
         return None if found is None or not math.isfinite(found) else found
 
@@ -139,7 +143,7 @@ def score_names(scans: Sequence[Scanned]) -> list[tuple[str, str]]:
         for row in scan.rows:
             found |= dict.fromkeys((INSIDE, name) for name in row.inside)
             found |= dict.fromkeys((CONTROL if _is_control(name) else LONG, name) for name in row.long)
-    return [*found, (CONTROL, "fails at M"), (CONTROL, "fails at 2M")]
+    return [*found, (INSIDE, EITHER), (CONTROL, "fails at M"), (CONTROL, "fails at 2M")]
 
 
 def _pairs(scans: Sequence[Scanned], kind: str, name: str) -> _Pairs:
@@ -161,7 +165,7 @@ def _auprc(pairs: _Pairs) -> float | None:
 
 def best_threshold(scores: NDArray[np.float64], fails: NDArray[np.bool_]) -> float | None:
     """The score from which on a failure is said, with the largest share of hits less that of false alarms (Youden);
-    halfway to the next lower score. None where all fail, or none.
+    halfway to the next lower score. None where all fail, or none, or where no score is any better than silence.
     """
     from sklearn.metrics import roc_curve
 
@@ -169,6 +173,8 @@ def best_threshold(scores: NDArray[np.float64], fails: NDArray[np.bool_]) -> flo
         return None
     false, true, cuts = roc_curve(fails, scores)
     cut = float(cuts[int(np.argmax(true - false))])
+    if not math.isfinite(cut):  # saying nothing is best
+        return None
     below = scores[scores < cut]
     return (cut + float(below.max())) / 2 if len(below) else cut
 

@@ -10,6 +10,7 @@ from probe.errors import ProbeError
 from probe.results import pipe_table
 from probe.studies.causes import COPIES, GAP, KEYS, WHOLE, CauseRow
 from probe.studies.frequencies import FrequencyRow
+from probe.studies.patching import PatchRow, recovered
 from probe.studies.predictors import RULES, StudyRow, summaries
 from probe.studies.scan import ScanRow
 from probe.studies.tune import TuneRow
@@ -91,6 +92,41 @@ def frequencies_markdown(result: Mapping[str, Any]) -> str:
     ]  # fmt: skip
     titles = ("scheme", "frequencies", "turns in M", "they alone", "all but they")
     return f"{caption}\n\n{pipe_table(titles, lines, (False, False, True, True, True))}"
+
+
+PATCH_TITLES = ("scheme", "put back", "layer", "rise", "recovered", "changed")
+
+
+def patch_cells(rows: Sequence[PatchRow]) -> list[list[str]]:
+    """A line per patch and layer."""
+    lines = []
+    for row in rows:
+        back = recovered(row, rows)
+        lines.append([
+            row.scheme, row.patch, "all" if row.layer == 0 else str(row.layer),
+            CANNOT_TELL if row.rise is None else f"{row.rise:.2f} [{row.low:.2f}, {row.high:.2f}]",
+            ("nothing fails" if row.untold is None else CANNOT_TELL) if back is None else f"{back:.0%}",
+            "" if row.changed is None else f"{row.changed:.1%}",
+        ])  # fmt: skip
+    return lines
+
+
+def patch_markdown(result: Mapping[str, Any]) -> str:
+    """A caption and a table: a row per patch and layer.
+
+    Args:
+        result: as `Result.to_json` has it.
+
+    Raises:
+        ProbeError: it is no result of `probe patch`.
+    """
+    with _reading("patch"):
+        rows, chosen = [PatchRow(**row) for row in result["rows"]], result["settings"]
+        caption = (
+            f"`{chosen['model']}`, M = {chosen['window']}, {chosen['length']} tokens of `{chosen['input']}`, "
+            f"{chosen['samples']} texts, the last {chosen['tail']} tokens, seed {chosen['seed']}"
+        )
+    return f"{caption}\n\n{pipe_table(PATCH_TITLES, patch_cells(rows), (False, False, True, True, True, True))}"
 
 
 def scan_markdown(result: Mapping[str, Any]) -> str:
