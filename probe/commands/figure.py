@@ -66,6 +66,20 @@ def _causes(args: argparse.Namespace) -> None:
     print(write(read(args.file), args.folder, args.file.stem, schemes))
 
 
+def _study_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "files", nargs="+", type=options.path, metavar="FILE", help="what --out of 'probe scan' wrote, of any models"
+    )
+    _folder(parser)
+
+
+def _study(args: argparse.Namespace) -> None:
+    from probe.figures.study import write
+    from probe.results import read
+
+    print(write([read(path) for path in args.files], args.folder))
+
+
 _WORDS = {"folder": "DIR"}
 COMMAND = Group(
     "figure", "draw the pictures of the documentation as SVG", "figure",
@@ -81,6 +95,10 @@ COMMAND = Group(
         Command(
             "causes", "rises by length and cause, a field per scheme", _causes_options, _causes,
             python="probe.figures.causes.write(...)", words=_WORDS,
+        ),
+        Command(
+            "study", "scans: the rise predicted inside the window and the rise measured", _study_options, _study,
+            python="probe.figures.study.write(...)", words=_WORDS | {"files": "FILE"},
         ),
         Command(
             "mesa", "the chunk-triangular matrix of Mesa for a real split, as mesa.svg", _mesa_options, _mesa,

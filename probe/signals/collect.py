@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probe.attention.dense import ScoreBlock
+from probe.errors import ProbeError
 from probe.models.load import LoadedModel
 from probe.recording.sites import SITES
 from probe.schemes import Scheme
@@ -57,43 +58,46 @@ class BlockMeans:
 
     Attributes:
         size: positions of a block.
+        length: positions that there will be.
     """
 
     size: int
-    _parts: list[tuple[int, Tensor, Tensor]] = field(default_factory=list)
+    length: int
+    _sums: Tensor | None = None
+    _counts: Tensor | None = None
     _at: int = 0
 
     def add(self, values: Float[Tensor, "positions units"], at: int | None = None) -> None:
         """Take the next positions, or those from `at` on; NaN counts for nothing."""
         at = self._at if at is None else at
-        first = at // self.size
-        index = torch.arange(at, at + len(values)) // self.size - first
-        index, known = index.to(values.device), values.isfinite()
-        blocks = int(index[-1]) + 1
-        zeros = torch.zeros(blocks, values.shape[1], dtype=torch.float32, device=values.device)
-        sums = zeros.index_add(0, index, torch.where(known, values, 0).float())
-        counts = zeros.index_add(0, index, known.float())
-        self._parts.append((first, sums.cpu(), counts.cpu()))
+        if self._sums is None or self._counts is None:
+            # Once for all: small tensors that are kept between large ones that are not would hold on to their memory.
+            shape = (-(-self.length // self.size), values.shape[1])
+            self._sums, self._counts = (torch.zeros(shape, device=values.device) for _ in range(2))
+        index, known = (torch.arange(at, at + len(values)) // self.size).to(values.device), values.isfinite()
+        self._sums.index_add_(0, index, torch.where(known, values, 0).float())
+        self._counts.index_add_(0, index, known.float())
         self._at = at + len(values)
 
     def mark(self) -> Callable[[], None]:
         """What drops all that is added from now on."""
-        count, at = len(self._parts), self._at
+        if self._sums is None or self._counts is None:
+            return lambda: self._set(None, None, 0)
+        before = self._sums.clone(), self._counts.clone(), self._at
+        return lambda: self._set(*before)
 
-        def undo() -> None:
-            del self._parts[count:]
-            self._at = at
-
-        return undo
+    def _set(self, sums: Tensor | None, counts: Tensor | None, at: int) -> None:
+        self._sums, self._counts, self._at = sums, counts, at
 
     def means(self) -> Float[Tensor, "units blocks"]:
-        """The means so far; NaN in a block without a value."""
-        blocks, units = -(-self._at // self.size), self._parts[0][1].shape[1]
-        sums, counts = (torch.zeros(blocks, units) for _ in range(2))
-        for first, part, count in self._parts:
-            sums[first : first + len(part)] += part
-            counts[first : first + len(count)] += count
-        return (sums / counts).T  # 0 / 0 is NaN
+        """The means so far; NaN in a block without a value.
+
+        Raises:
+            ProbeError: nothing came.
+        """
+        if self._sums is None or self._counts is None:
+            raise ProbeError("expected values to take means of, got none")
+        return (self._sums / self._counts).T.cpu()  # 0 / 0 is NaN
 
 
 class _Pass:
@@ -111,7 +115,7 @@ class _Pass:
         self.means: dict[tuple[str, int], BlockMeans] = {}
 
     def _add(self, name: str, layer: int, values: Float[Tensor, "positions units"], at: int | None = None) -> None:
-        self.means.setdefault((name, layer), BlockMeans(self.block)).add(values, at)
+        self.means.setdefault((name, layer), BlockMeans(self.block, self.ids.shape[1])).add(values, at)
 
     def see_hidden(self, layer: int, hidden: Float[Tensor, "1 positions width"]) -> None:
         known = self.reference[layer - 1] if self.reference else None

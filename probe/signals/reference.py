@@ -66,7 +66,7 @@ def fit_reference(loaded: LoadedModel, ids: Int[Tensor, "samples length"], burn_
     rows: dict[int, list[Tensor]] = {layer: [] for layer in layers}
 
     def take(layer: int, hidden: Tensor) -> None:
-        rows[layer].append(hidden[0, burn_in::step].float().cpu())
+        rows[layer].append(hidden[0, burn_in::step].float().cpu().clone())
 
     scheme = make_scheme(ORIGIN, loaded.window)
     with SITES["resid"].recorded(loaded.model, loaded.family, layers, take), apply_scheme(loaded.model, scheme):

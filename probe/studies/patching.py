@@ -340,7 +340,8 @@ class Patching:
         settings = {
             "model": self.loaded.name, "window": self.loaded.window,
             "schemes": [scheme.spec for scheme in self.schemes], "length": self.length,
-            "patches": list(self.patches or ()), "layers": list(self.layers or ()), "input": self.input if isinstance(self.input, str) else "ids",
+            "patches": list(self.patches or ()), "layers": list(self.layers or ()),
+            "input": self.input if isinstance(self.input, str) else "ids",
             "samples": self.samples, "tail": self.tail, "seed": self.seed, "floor": NLL_FLOOR,
         }  # fmt: skip
         return Result("patch", settings, Provenance.now(), Records(self.rows), complete)

@@ -111,7 +111,7 @@ class Scanned:
         """A score of a pair, None where it has none."""
         if kind == CONTROL and name in ("fails at M", "fails at 2M"):
             return row.length / self.window if name == "fails at 2M" else 1.0
-        if kind == INSIDE and name == EITHER:
+        if kind == INSIDE and name == EITHER and "distances" in row.inside:
             return max(row.inside["distances"], row.inside.get("keys", -math.inf))
         found = (row.inside if kind == INSIDE else row.long).get(name)
         return None if found is None or not math.isfinite(found) else found

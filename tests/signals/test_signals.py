@@ -143,7 +143,7 @@ def test_blocks_are_means_however_they_come(sizes: list[int], size: int, seed: i
     rng = np.random.default_rng(seed)
     values = rng.normal(size=(sum(sizes), 3)).astype(np.float32)
     values[rng.random(values.shape) < 0.2] = np.nan
-    made = BlockMeans(size)
+    made = BlockMeans(size, sum(sizes))
     for part in np.split(values, np.cumsum(sizes)[:-1]):
         undo = made.mark()
         made.add(torch.from_numpy(part) + 1)  # a call that fails

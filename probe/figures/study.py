@@ -1,0 +1,100 @@
+"""Scans as one picture: the rise that passes inside the window predict, and the rise measured, pair by pair."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from probe.errors import ProbeError
+from probe.figures.run import page, text
+from probe.figures.style import THRESHOLD_COLOUR, scheme_colour
+
+SIDE, LEFT, TOP, RIGHT = 460, 56, 58, 190
+"""Pixels of the square, and around it."""
+STEPS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+
+
+def predicted(row: Mapping[str, Any]) -> float:
+    """The larger predicted rise of both causes, or that of the distances where the keys' cannot be told."""
+    found: float = row["inside"].get("causes", row["inside"]["distances"])
+    return found
+
+
+def study_svg(results: Sequence[Mapping[str, Any]]) -> str:
+    """A point per pair of scheme and length of every scan, coloured by scheme; hollow where the number of keys could
+    not be told.
+
+    Args:
+        results: scans, as `Result.to_json` has them.
+
+    Raises:
+        ProbeError: one that is no result of `probe scan`, or no pair at all.
+    """
+    try:
+        rows = [(result["settings"], row, predicted(row)) for result in results for row in result["rows"]]
+        floor = results[0]["settings"]["floor"]
+        ends = [value for _, row, guess in rows for value in (guess, row["rise"])]
+        models = dict.fromkeys(said["model"] for said, _, _ in rows)
+        low, high = min(-0.5, *ends), max(1.0, *ends)
+    except (KeyError, TypeError, IndexError, AttributeError):
+        raise ProbeError("expected the JSON of probe scan, with at least one pair") from None
+
+    def at(value: float) -> float:
+        return SIDE * (value - low) / (high - low)
+
+    title = f"{len(models)} models, {len(rows)} pairs of scheme and length: rise in nats per token"
+    parts = [text(LEFT, 18, title), f'<g transform="translate({LEFT},{TOP - 20})">', *_axes(low, high, at)]
+    for path in (f"M{at(floor):.1f} 0V{SIDE}", f"M0 {SIDE - at(floor):.1f}H{SIDE}"):
+        parts.append(f'<path d="{path}" stroke="{THRESHOLD_COLOUR}" stroke-dasharray="2 2"/>')
+    parts.append(f'<path d="M0 {SIDE}L{SIDE} 0" stroke="#999"/>')
+    for said, row, guess in rows:
+        colour = scheme_colour(row["scheme"])
+        told = f"{said['model']}, {row['scheme']}, {row['length']} tokens of {said['input']}"
+        words = f"{told}: predicted {guess:.2f}, measured {row['rise']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+        fill = f'fill="{colour}" fill-opacity="0.55"' if "causes" in row["inside"] else 'fill="none"'
+        place = f'cx="{at(guess):.1f}" cy="{SIDE - at(row["rise"]):.1f}" r="3"'
+        parts.append(f'<circle {place} {fill} stroke="{colour}"><title>{words}</title></circle>')
+    parts += [*_key(dict.fromkeys(row["scheme"] for _, row, _ in rows)), "</g>"]
+    return page(LEFT + SIDE + RIGHT, TOP + SIDE + 36, "Predicted inside the window, and measured", parts)
+
+
+def _axes(low: float, high: float, at: Any) -> list[str]:
+    parts = [f'<rect width="{SIDE}" height="{SIDE}" fill="none" stroke="#ccc"/>']
+    step = next(one for one in STEPS if (high - low) / one <= 10)
+    for n in range(math.ceil(low / step), math.floor(high / step) + 1):
+        x = at(n * step)
+        parts.append(f'<path d="M{x:.1f} 0V{SIDE}M0 {SIDE - x:.1f}H{SIDE}" stroke="#eee"/>')
+        parts.append(text(x, SIDE + 16, f"{n * step:g}", text_anchor="middle", font_size="11"))
+        parts.append(text(-6, SIDE - x + 4, f"{n * step:g}", text_anchor="end", font_size="11"))
+    parts.append(text(SIDE / 2, SIDE + 36, "predicted from passes inside the window", text_anchor="middle"))
+    turned = f"rotate(-90 -38 {SIDE / 2})"
+    parts.append(text(-38, SIDE / 2, "measured on the long input", text_anchor="middle", transform=turned))
+    return parts
+
+
+def _key(schemes: Mapping[str, None]) -> list[str]:
+    """Which colour is which scheme, and what a hollow point is."""
+    parts = []
+    for n, scheme in enumerate(schemes):
+        colour, y = scheme_colour(scheme), 10 + 18 * n
+        parts.append(f'<circle cx="{SIDE + 18}" cy="{y}" r="4" fill="{colour}"/>')
+        parts.append(text(SIDE + 28, y + 4, scheme, font_size="11"))
+    y = 10 + 18 * len(schemes) + 8
+    parts.append(f'<circle cx="{SIDE + 18}" cy="{y}" r="4" fill="none" stroke="#333"/>')
+    parts.append(text(SIDE + 28, y + 4, "keys: cannot tell", font_size="11"))
+    return parts
+
+
+def write(results: Sequence[Mapping[str, Any]], folder: Path) -> Path:
+    """`study.svg` in a folder, which is made.
+
+    Raises:
+        ProbeError: as `study_svg`.
+    """
+    drawn = study_svg(results)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "study.svg"
+    path.write_text(drawn, encoding="utf-8")
+    return path
