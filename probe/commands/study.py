@@ -10,7 +10,7 @@ from probe.errors import ProbeError
 
 _EXAMPLES = """\
 examples:
-  probe study docs/results/study/*.json         the scans that ship with the documentation
+  probe study docs/results/study/*.json.gz      the scans that ship with the documentation
   probe study scans/*.json --out study.json && probe tables study.json
 """
 
