@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probe.errors import FieldError
+from probe.errors import FieldError, ProbeError
 from probe.models.load import LoadedModel
 from probe.recording.sites import SITES
 from probe.schemes import ORIGIN, make_scheme
@@ -38,8 +38,15 @@ class LayerReference:
 
 
 def fit_layer(rows: Float[Tensor, "rows width"]) -> LayerReference:
-    """Mean and covariance of hidden vectors, the covariance shrunk as Ledoit and Wolf do (scikit-learn's)."""
-    from sklearn.covariance import LedoitWolf  # takes a second to import
+    """Mean and covariance of hidden vectors, the covariance shrunk as Ledoit and Wolf do (scikit-learn's).
+
+    Raises:
+        ProbeError: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.covariance import LedoitWolf  # takes a second to import
+    except ModuleNotFoundError:
+        raise ProbeError("signal distance needs scikit-learn: install it, or leave the signal out") from None
 
     fitted = LedoitWolf().fit(rows.double().numpy())
     whitening = torch.linalg.cholesky(torch.from_numpy(fitted.get_precision()))

@@ -91,6 +91,10 @@ class PositionalSignal(Signal):
     counts: ClassVar[str] = "layers"
 
 
+DISTANCE = "distance"
+"""The signal that goes by a `LayerReference`."""
+
+
 def distance(
     hidden: Float[Tensor, "batch positions width"], reference: LayerReference | None
 ) -> Float[Tensor, "batch positions 1"]:
@@ -178,7 +182,7 @@ SIGNALS: Table[Signal] = Table(
             lambda hidden, _: hidden.float().square().mean(-1, keepdim=True).sqrt(),
         ),
         HiddenSignal(
-            "distance", "of a hidden vector from those inside the window, by their covariance with shrinkage",
+            DISTANCE, "of a hidden vector from those inside the window, by their covariance with shrinkage",
             distance,
         ),
         PositionalSignal("positional_norm", "size of the positional part, in units of that inside", positional_norm),

@@ -32,7 +32,7 @@ from probe.seam.positions import Rope
 from probe.signals.collect import HIDDEN, OUTPUT, Collected, collect, positional_values
 from probe.signals.reference import LayerReference, fit_reference
 from probe.signals.scores import Inside, Units, auroc, inside_of, named
-from probe.signals.table import SIGNALS, AttentionSignal, OutputSignal
+from probe.signals.table import DISTANCE, SIGNALS, AttentionSignal, OutputSignal, PositionalSignal
 from probe.studies.causes import gap_for, paired_interval, scheme_with_keys, tail_nll, without_first
 from probe.studies.pieces import PieceStore
 from probe.tasks.encoding import first_token
@@ -42,6 +42,8 @@ from probe.thresholds.measured import NLL_FLOOR
 SHARES = (1.25, 1.5, 2.0, 4.0, 8.0)
 """Lengths, in windows, that are scanned by default."""
 _VALUE, _SIDE = "paper value", "paper side"
+MOST_QUERIES = 2048
+"""Last queries of the window whose attention says what it is like there; of a long window all would take minutes."""
 CONTROL_DIMS = 20
 """Dimensions of a layer that the controls look at, as many as the paper shows."""
 
@@ -187,6 +189,8 @@ class Scan:
             for length in self.lengths:
                 scheme.weave_at(length)
         self.block = max(4, window // 32)
+        made_of_hidden = any(isinstance(SIGNALS[name], PositionalSignal) for name in self.signals)
+        self._collected = tuple(dict.fromkeys((*self.signals, *([HIDDEN] if made_of_hidden else []))))
         self._ids = draw_input(self.loaded, self.input, max(self.lengths), self.samples, self.seed).ids
 
     def _fitting(self) -> list[Scheme]:
@@ -269,10 +273,9 @@ class _Known:
         """The model as trained, in its window."""
         loaded, window = scan.loaded, scan.loaded.window
         short, burn_in = scan._ending(window), window // 8
-        reference = fit_reference(loaded, short, burn_in)
-        trained = collect(
-            loaded, make_scheme(ORIGIN, window), short, scan.signals or (), scan.block, reference, burn_in
-        )
+        reference = fit_reference(loaded, short, burn_in) if DISTANCE in (scan.signals or ()) else ()
+        attended = max(burn_in, window - MOST_QUERIES)
+        trained = collect(loaded, make_scheme(ORIGIN, window), short, scan._collected, scan.block, reference, attended)
         made = cls(scan, reference, short, trained, {})
         values = made.with_positional(trained)
         made.inside = {name: inside_of(one, made.start) for name, one in values.items()}
@@ -284,17 +287,20 @@ class _Known:
         return -(-(self.scan.loaded.window // 8) // self.scan.block)
 
     def with_positional(self, found: Collected) -> dict[str, Any]:
-        """The values of a pass, and the positional signals of them."""
-        if HIDDEN not in found.values:
-            return found.values
-        known = self.trained.values[HIDDEN][0, ..., self.start :]
-        made = positional_values(found.values[HIDDEN][0], known)
-        return found.values | {name: values for name, values in made.items() if name in (self.scan.signals or ())}
+        """The values of a pass, and the positional signals of them, as far as they were asked for."""
+        whole = dict(found.values)
+        if HIDDEN in whole:
+            whole |= positional_values(whole[HIDDEN][0], self.trained.values[HIDDEN][0, ..., self.start :])
+        return {name: values for name, values in whole.items() if name in (self.scan.signals or ())}
 
-    def departures(self, found: Collected, blocks: slice | None = None) -> dict[str, Units]:
+    @property
+    def last(self) -> slice:
+        """Blocks of the last tokens."""
+        return slice(-max(1, (self.scan.tail or 1) // self.scan.block), None)
+
+    def departures(self, found: Collected) -> dict[str, Units]:
         """Of every signal's units over the last tokens."""
-        last = slice(-max(1, (self.scan.tail or 1) // found.block), None) if blocks is None else blocks
-        return {name: self.inside[name].departures(one, last) for name, one in self.with_positional(found).items()}
+        return {name: self.inside[name].departures(one, self.last) for name, one in self.with_positional(found).items()}
 
     def pair(self, scheme: Scheme, length: int) -> tuple[ScanRow, dict[str, Units]]:
         """A scheme at a length, measured; and the departures of every unit in the long pass."""
@@ -315,7 +321,7 @@ class _Known:
         """Signals of a pass, of whose attention only the last tokens are looked at."""
         scan = self.scan
         last = max(0, ids.shape[1] - (scan.tail or 1) - scan.block)
-        return collect(scan.loaded, scheme, ids, scan.signals or (), scan.block, self.reference, last)
+        return collect(scan.loaded, scheme, ids, scan._collected, scan.block, self.reference, last)
 
     def _rise(self, tails: NDArray[np.float64], base: Tensor | None = None) -> tuple[float, float, float]:
         """Of the last tokens' likelihoods, over the trained model's inside its window."""
@@ -356,7 +362,7 @@ class _Known:
         """Scores that ought to do worse: the paper's rule on the first dimensions, random ones, rotated ones, and
         everything but attention over blocks drawn at random in place of the last ones.
         """
-        if HIDDEN not in found.values:
+        if HIDDEN not in self.inside:
             return {}
         rng = np.random.default_rng((self.scan.seed, length))
         count = max(1, (self.scan.tail or 1) // found.block)
@@ -373,7 +379,7 @@ class _Known:
     def _dims(self, found: Collected, rng: np.random.Generator) -> dict[str, float]:
         """Mean departures of the first dimensions, of random ones, and of as many after a random rotation."""
         mine, known = found.values[HIDDEN], self.trained.values[HIDDEN]
-        width, last = mine.shape[2], slice(-max(1, (self.scan.tail or 1) // found.block), None)
+        width, last = mine.shape[2], self.last
         chosen = min(CONTROL_DIMS, width)
         whole = self.inside[HIDDEN].departures(mine, last)
         rotation = np.linalg.qr(rng.normal(size=(width, width)))[0][:chosen].astype(np.float32)
@@ -403,5 +409,5 @@ class _Known:
         if length not in self.paper:
             return {}
         value, side = self.paper[length]
-        tail = first[..., -max(1, (self.scan.tail or 1) // self.scan.block) :].mean(-1)
+        tail = first[..., self.last].mean(-1)
         return {"paper's rule.share": float((side * (tail - value) > 0).mean())}

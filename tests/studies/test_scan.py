@@ -184,6 +184,18 @@ def test_the_default_schemes_are_those_that_fit() -> None:
     assert "pi" not in without and "origin+logn" in without
 
 
+def test_a_positional_signal_alone_is_what_it_is_among_all(tiny_llama: Callable[..., nn.Module]) -> None:
+    alone, among = (
+        tiny_scan(tiny_llama(), signals=names) for names in (["positional_norm"], ["positional_norm", *QUICK])
+    )
+    list(alone.run())
+    list(among.run())
+    for one, other in zip(alone.rows, among.rows, strict=True):
+        assert {name.split(".")[0] for name in one.long if " " not in name} == {"positional_norm"}
+        assert one.long["positional_norm.mean"] == other.long["positional_norm.mean"]
+        assert one.inside["positional_norm.max"] == other.inside["positional_norm.max"]
+
+
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "scan.json.gz"
     call = ["scan", "--scheme", "origin,rerope", "--lengths", "640", "--samples", "1", "--signals", "norm", "--quiet"]
