@@ -143,6 +143,24 @@ def without_first(loaded: LoadedModel, ids: Int[Tensor, "samples length"], at: i
     return torch.cat((ids[:, :head], ids[:, max(at, head) :]), dim=1)
 
 
+def ending(loaded: LoadedModel, ids: Int[Tensor, "samples whole"], length: int) -> Int[Tensor, "samples length"]:
+    """The last tokens of texts, behind what the tokenizer puts first: the same end at every length."""
+    head = len(first_token(loaded.tokenizer, loaded.model.config).ids)
+    return torch.cat((ids[:, :head], ids[:, ids.shape[1] - length + head :]), 1)
+
+
+def tail_of(tail: int | None, window: int) -> int:
+    """Last tokens that a rise is a mean over: those asked for, or a quarter of the window.
+
+    Raises:
+        FieldError: none, or more than half of the window.
+    """
+    tail = max(1, window // 4) if tail is None else tail
+    if not 1 <= tail <= window // 2:
+        raise FieldError("tail", f"1 to {window // 2}, half of the window", tail)
+    return tail
+
+
 def tail_nll(
     loaded: LoadedModel, scheme: Scheme, ids: Int[Tensor, "samples length"], tail: int
 ) -> Float[Tensor, "samples tail"]:
@@ -197,9 +215,7 @@ class Causes:
             raise FieldError("length", f"more than the window of {window} tokens", self.length)
         if self.samples < 1:
             raise FieldError("samples", "at least 1", self.samples)
-        self.tail = max(1, window // 4) if self.tail is None else self.tail
-        if not 1 <= self.tail <= window // 2:
-            raise FieldError("tail", f"1 to {window // 2}, half of the window", self.tail)
+        self.tail = tail_of(self.tail, window)
         self.lengths = lengths_up_to(window, self.length) if self.lengths is None else tuple(self.lengths)
         if not self.lengths or min(self.lengths) <= window:
             raise FieldError("lengths", f"some, all above the window of {window}", list(self.lengths))

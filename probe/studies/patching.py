@@ -28,9 +28,8 @@ from probe.schemes import ORIGIN, Scheme, make_scheme, resolve_schemes
 from probe.schemes.cut_out import folded
 from probe.seam.apply import apply_scheme, check_scheme
 from probe.signals.collect import HIDDEN, collect
-from probe.studies.causes import paired_interval, tail_nll
+from probe.studies.causes import ending, paired_interval, tail_nll, tail_of
 from probe.tables import Table
-from probe.tasks.encoding import first_token
 from probe.tasks.inputs import Ids, draw_input
 from probe.thresholds.measured import NLL_FLOOR
 
@@ -251,9 +250,7 @@ class Patching:
         self.length = 2 * window if self.length is None else self.length
         if self.length <= window:
             raise FieldError("length", f"more than the window of {window} tokens", self.length)
-        self.tail = max(1, window // 4) if self.tail is None else self.tail
-        if not 1 <= self.tail <= window // 2:
-            raise FieldError("tail", f"1 to {window // 2}, half of the window", self.tail)
+        self.tail = tail_of(self.tail, window)
         if self.samples < 1:
             raise FieldError("samples", "at least 1", self.samples)
         self.patches = tuple(PATCHES) if self.patches is None else tuple(self.patches)
@@ -277,16 +274,11 @@ class Patching:
         """Rows that there will be."""
         return len(self.schemes) * (2 + len(self.patches or ()) * (1 + len(self.layers or ())))
 
-    def _ending(self, ids: Tensor) -> Tensor:
-        """The last tokens of texts, as many as the window, behind what the tokenizer puts first."""
-        head = len(first_token(self.loaded.tokenizer, self.loaded.model.config).ids)
-        return torch.cat((ids[:, :head], ids[:, ids.shape[1] - self.loaded.window + head :]), 1)
-
     def run(self) -> Iterator[str]:
         """Fill `rows`; yields what each one was."""
         trained = make_scheme(ORIGIN, self.loaded.window)
-        base = self._tails(trained, self._ending(self._ids))
-        inside = self._ending(self._others)
+        base = self._tails(trained, ending(self.loaded, self._ids, self.loaded.window))
+        inside = ending(self.loaded, self._others, self.loaded.window)
         block = max(4, self.loaded.window // BLOCKS_PER_WINDOW)
         spread = ranges(self.loaded, inside, self.loaded.window // 8)
         ends = collect(self.loaded, trained, inside, [HIDDEN], block, []).values[HIDDEN][0]

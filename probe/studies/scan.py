@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Int
 from numpy.typing import NDArray
 from torch import Tensor
@@ -33,9 +32,16 @@ from probe.signals.collect import HIDDEN, OUTPUT, Collected, collect, positional
 from probe.signals.reference import LayerReference, fit_reference
 from probe.signals.scores import Inside, Units, auroc, inside_of, named
 from probe.signals.table import DISTANCE, SIGNALS, AttentionSignal, OutputSignal, PositionalSignal
-from probe.studies.causes import gap_for, paired_interval, scheme_with_keys, tail_nll, without_first
+from probe.studies.causes import (
+    ending,
+    gap_for,
+    paired_interval,
+    scheme_with_keys,
+    tail_nll,
+    tail_of,
+    without_first,
+)
 from probe.studies.pieces import PieceStore
-from probe.tasks.encoding import first_token
 from probe.tasks.inputs import Ids, draw_input
 from probe.thresholds.measured import NLL_FLOOR
 
@@ -177,9 +183,7 @@ class Scan:
         if not self.lengths or min(self.lengths) <= window:
             raise FieldError("lengths", f"some, all above the window of {window}", list(self.lengths))
         self.lengths = sorted(set(self.lengths))
-        self.tail = max(1, window // 4) if self.tail is None else self.tail
-        if not 1 <= self.tail <= window // 2:
-            raise FieldError("tail", f"1 to {window // 2}, half of the window", self.tail)
+        self.tail = tail_of(self.tail, window)
         self.signals = tuple(SIGNALS) if self.signals is None else tuple(self.signals)
         for name in self.signals:
             SIGNALS[name]
@@ -211,11 +215,8 @@ class Scan:
         return len(self.schemes) * len(self.lengths or ())
 
     def _ending(self, length: int) -> Int[Tensor, "samples length"]:
-        """The last tokens of every text, behind what the tokenizer puts first: the same end at every length."""
-        head = list(first_token(self.loaded.tokenizer, self.loaded.model.config).ids)
-        if length == self._ids.shape[1]:
-            return self._ids
-        return torch.cat((self._ids[:, : len(head)], self._ids[:, self._ids.shape[1] - length + len(head) :]), 1)
+        """The last tokens of every text."""
+        return ending(self.loaded, self._ids, length)
 
     def run(self) -> Iterator[str]:
         """Fill `rows`; yields what each one was."""
