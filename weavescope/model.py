@@ -390,7 +390,7 @@ class Model:
 
         Args:
             schemes: text, objects or both; default every preset that fits, and log-n on some.
-            lengths: tokens; default 1.25, 1.5, 2, 4 and 8 windows.
+            lengths: tokens; default 1.25, 1.5, 2 and 4 windows, of long ones up to 2.
             input: text, as `probe` takes it.
             samples: texts.
             tail: last tokens that everything is a mean over; default M/4.

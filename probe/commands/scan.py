@@ -21,7 +21,7 @@ Stopped, a scan with --keep goes on where it was when it is called again.
 def _options(parser: argparse.ArgumentParser) -> None:
     options.add_model(parser)
     options.add_scheme(parser, None, "every preset that fits the model, origin+logn, mesa+logn")
-    options.add_lengths(parser, None, "1.25, 1.5, 2, 4 and 8 windows")
+    options.add_lengths(parser, None, "1.25, 1.5, 2 and 4 windows, of long ones up to 2")
     parser.add_argument("--input", default="documents", help="text, as 'probe run' takes it (default: documents)")
     options.add_samples(parser, 4, "texts")
     parser.add_argument("--tail", type=int, help="last tokens that everything is a mean over (default: M/4)")
@@ -53,5 +53,5 @@ def _run(args: argparse.Namespace) -> None:
 
 COMMAND = Command(
     "scan", "every signal at every scheme and length, beside whether the model fails there", _options, _run,
-    python="weavescope.load(...).scan(...)", more=_EXAMPLES,
+    python="weavescope.load(...).scan(...)", more=_EXAMPLES, words={"length": "--lengths"},
 )  # fmt: skip

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from probe.results import Records, Result
     from probe.schemes.presets import SchemeRow
     from probe.seam.families import Family
+    from probe.studies.predictors import Scanned
     from probe.thresholds.verdicts import Verdict
     from weavescope.listing import ModelEntry
 
@@ -197,6 +198,8 @@ def causes(result: Result[Any], json_only: bool) -> None:
 
 def frequencies(result: Result[Any], json_only: bool) -> None:
     """What each group of frequencies does, a row per scheme and group."""
+    from probe.studies.tables import rise
+
     if json_only:
         as_json(result.to_json())
         return
@@ -206,22 +209,18 @@ def frequencies(result: Result[Any], json_only: bool) -> None:
         f"{chosen['samples']} documents, the last {chosen['tail']} tokens, seed {chosen['seed']}\n"
     )
 
-    def said(row: Any) -> str:
-        return f"{row.rise:.2f} [{row.low:.2f}, {row.high:.2f}]"
-
     cells = []
     for scheme, first, last in dict.fromkeys((row.scheme, row.first, row.last) for row in rows if row.what != "whole"):
         mine = {row.what: row for row in rows if (row.scheme, row.first, row.last) == (scheme, first, last)}
         cells.append({
             "scheme": scheme, "frequencies": f"{first} to {last}" if last > first else str(first),
             "turns in M": f"{next(iter(mine.values())).turns:.3g}",
-            "it alone": said(mine["alone"]) if "alone" in mine else "",
-            "all but it": said(mine["spared"]) if "spared" in mine else "",
+            "it alone": rise(mine.get("alone")), "all but it": rise(mine.get("spared")),
         })  # fmt: skip
     print(format_table(cells, ("scheme", "frequencies", "turns in M", "it alone", "all but it")))
     for row in rows:
         if row.what == "whole":
-            print(f"\nall frequencies under {row.scheme}: {said(row)}")
+            print(f"\nall frequencies under {row.scheme}: {rise(row)}")
     print(
         "\nrises in nats per token [95% interval], from passes no longer than the window; 0 is the fastest frequency\n"
         "it alone: only this group sees unseen distances; all but it: this group's angles are put back"
@@ -239,6 +238,9 @@ def signals(rows: Sequence[Any], json_only: bool) -> None:
 
 def scan(result: Result[Any], json_only: bool) -> None:
     """A row per pair, and what tells the failing ones best."""
+    from probe.studies.predictors import Scanned
+    from probe.studies.tables import SCAN_TITLES, scan_cells
+
     if json_only:
         as_json(result.to_json())
         return
@@ -247,16 +249,9 @@ def scan(result: Result[Any], json_only: bool) -> None:
         f"model {chosen['model']}, window M = {chosen['window']}, input {chosen['input']}, {chosen['samples']} texts, "
         f"the last {chosen['tail']} tokens, seed {chosen['seed']}\n"
     )
-    cells = [
-        {
-            "scheme": row.scheme, "length": row.length,
-            "rise, measured": f"{row.rise:.2f} [{row.low:.2f}, {row.high:.2f}]", "fails": "yes" if row.fails else "no",
-            "rise, predicted": f"{row.inside['causes']:.2f}" if "causes" in row.inside else CANNOT_TELL,
-        }
-        for row in rows
-    ]  # fmt: skip
-    print(format_table(cells, ("scheme", "length", "rise, predicted", "rise, measured", "fails")))
-    _best_scores(rows)
+    cells = [dict(zip(SCAN_TITLES, line, strict=True)) for line in scan_cells(rows, chosen["window"])]
+    print(format_table(cells, SCAN_TITLES))
+    _best_scores(Scanned.read(result.to_json()))
     units = getattr(result, "units", ())[:TUNED_ROWS]
     if units:
         said = [
@@ -272,28 +267,20 @@ def scan(result: Result[Any], json_only: bool) -> None:
     )
 
 
-def _best_scores(rows: Sequence[Any]) -> None:
-    """Scores of all units of a signal that order this scan's pairs best, or why there is no order."""
-    import numpy as np
+def _best_scores(scanned: Scanned) -> None:
+    """What orders this scan's pairs best, or why there is no order."""
+    from probe.studies.predictors import orders
 
-    from probe.signals.scores import auroc
-
-    fails = np.array([row.fails for row in rows], bool)
-    if fails.all() or not fails.any():
-        print(f"\n{'all' if fails.all() else 'no'} pairs fail, so that no score can tell them apart")
+    failing, found = sum(row.fails for row in scanned.rows), orders(scanned)
+    if not found:
+        print(f"\n{'all' if failing else 'no'} pairs fail, so that no score can tell them apart")
         return
-    cells = []
-    for kind in ("inside", "long"):
-        for name in dict.fromkeys(name for row in rows for name in getattr(row, kind)):
-            known = [(getattr(row, kind)[name], row.fails) for row in rows if name in getattr(row, kind)]
-            found = auroc(np.array([score for score, _ in known]), np.array([bad for _, bad in known], bool))
-            if found is not None:
-                cells.append(
-                    (float(found), {"pass": kind, "score": name, "AUROC": f"{found:.3f}", "pairs": len(known)})
-                )
-    cells.sort(key=lambda one: -one[0])
-    print(f"\nof {len(rows)} pairs {int(fails.sum())} fail; what orders them best:")
-    print(format_table([line for _, line in cells[:TUNED_ROWS]], ("pass", "score", "AUROC", "pairs")))
+    cells = [
+        {"kind": kind, "score": name, "AUROC": f"{value:.3f}", "pairs": pairs}
+        for kind, name, value, pairs in found[:TUNED_ROWS]
+    ]
+    print(f"\nof {len(scanned.rows)} pairs {failing} fail; what orders them best:")
+    print(format_table(cells, ("kind", "score", "AUROC", "pairs")))
 
 
 def patching(result: Result[Any], json_only: bool) -> None:

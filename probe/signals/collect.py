@@ -26,7 +26,7 @@ from probe.seam.chunked_prefill import marked
 from probe.seam.observers import observed
 from probe.signals.reference import LayerReference
 from probe.signals.table import SIGNALS, AttentionSignal, HiddenSignal, OutputSignal, PositionalSignal
-from probe.tasks.nll import HEAD_BLOCK, not_finite
+from probe.tasks.nll import nll_per_position, not_finite
 
 OUTPUT = 0
 """The "layer" of signals of the output."""
@@ -38,16 +38,12 @@ class Collected:
     """What passes over some texts gave.
 
     Attributes:
-        block: positions that a value is a mean over.
-        length: tokens of a text.
-        values: by signal, [samples, layers, units, blocks]; the signals of the output have one layer, and of
-            `HiddenSignal`s that are averaged there is one sample, the mean. NaN in a block where no query has the
-            signal.
+        values: by signal, [samples, layers, units, blocks], means over blocks of positions; the signals of the output
+            have one layer, and of `HiddenSignal`s that are averaged there is one sample, the mean. NaN in a block where
+            no query has the signal.
         nll: [samples, positions], nats; the first is NaN.
     """
 
-    block: int
-    length: int
     values: dict[str, NDArray[np.float32]]
     nll: NDArray[np.float64]
 
@@ -126,9 +122,9 @@ class _Pass:
         for row in self.attention:
             self._add(row.name, scores.layer, row.of(scores, self.ids)[0].T, scores.first)
 
-    def see_output(self, logits: Float[Tensor, "positions vocabulary"], targets: Int[Tensor, " positions"]) -> None:
+    def see_output(self, logits: Float[Tensor, "1 positions vocabulary"], targets: Int[Tensor, "1 positions"]) -> None:
         for row in self.output:
-            self._add(row.name, OUTPUT, row.of(logits, targets)[:, None])
+            self._add(row.name, OUTPUT, row.of(logits[0], targets[0])[:, None])
 
     def mark(self) -> Callable[[], None]:
         undone = [one.mark() for one in self.means.values()]
@@ -162,22 +158,6 @@ class _Pass:
         return {name: np.stack(layers) for name, layers in found.items()}
 
 
-@torch.no_grad()
-def _one(loaded: LoadedModel, one: _Pass) -> Float[Tensor, " positions"]:
-    """Run a text's pass, its scheme applied; its NLL per position."""
-    ids = one.ids.to(loaded.device)
-    with one.watching(loaded):
-        hidden = loaded.model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
-    head = loaded.model.get_output_embeddings()
-    nll = torch.full((ids.shape[1],), float("nan"), dtype=torch.float64)
-    for start in range(0, ids.shape[1] - 1, HEAD_BLOCK):
-        stop = min(start + HEAD_BLOCK, ids.shape[1] - 1)
-        logits, targets = head(hidden[start:stop]).float(), ids[0, start + 1 : stop + 1]
-        nll[start + 1 : stop + 1] = torch.nn.functional.cross_entropy(logits, targets, reduction="none").double().cpu()
-        one.see_output(logits, targets)
-    return nll
-
-
 def collect(
     loaded: LoadedModel,
     scheme: Scheme,
@@ -186,7 +166,6 @@ def collect(
     block: int,
     reference: Sequence[LayerReference],
     attention_from: int = 0,
-    tick: Callable[[], None] = lambda: None,
 ) -> Collected:
     """Pass texts through a model under a scheme, one by one, and collect signals.
 
@@ -198,7 +177,6 @@ def collect(
         block: positions that a value is a mean over.
         reference: of every layer, from `fit_reference`; empty where no signal goes by it.
         attention_from: first position of which signals of attention are wanted; they cost most.
-        tick: called after each text.
 
     Raises:
         ProbeError: an unknown signal, or a likelihood that is NaN or infinite.
@@ -209,14 +187,15 @@ def collect(
     with apply_scheme(loaded.model, scheme):
         for row in ids.split(1):
             one = _Pass(row, names, block, reference, attention_from)
-            nll.append(_one(loaded, one).numpy())
+            with one.watching(loaded):
+                found = nll_per_position(loaded.model, row.to(loaded.device), one.see_output)
+            nll.append(found[0].double().numpy())
             for name, values in one.values().items():
                 _keep(each, name, values, len(ids))
-            tick()
-    found = np.stack(nll)
-    if not np.isfinite(found[:, 1:]).all():
+    likelihoods = np.stack(nll)
+    if not np.isfinite(likelihoods[:, 1:]).all():
         raise not_finite(scheme.spec)
-    return Collected(block, ids.shape[1], {name: np.stack(values) for name, values in each.items()}, found)
+    return Collected({name: np.stack(values) for name, values in each.items()}, likelihoods)
 
 
 def _keep(each: dict[str, list[NDArray[np.float32]]], name: str, values: NDArray[np.float32], samples: int) -> None:

@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from probe.errors import FieldError, ProbeError, literal
+from probe.models.load import LoadedModel
+from probe.provenance import Provenance
 from probe.recording.arrays import mapped_arrays, write_arrays
 from probe.recording.place import Place
 
@@ -43,6 +45,25 @@ class Pass:
         """NLL per position, mean over samples."""
         found: NDArray[np.float64] = self.each.mean(0)
         return found
+
+
+def made_by(loaded: LoadedModel) -> dict[str, Any]:
+    """What everything that a model computes depends on, as JSON has it."""
+    source = Provenance.now()
+    return {
+        "model": loaded.name,
+        "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
+        "window": loaded.window,
+        "dtype": str(loaded.model.dtype),
+        "device": loaded.device.type,
+        "versions": {name: source.versions.get(name) for name in ("weavescope", "torch", "transformers")},
+        "git_commit": source.git_commit,
+    }
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What is not as it was, in words; empty where all is."""
+    return "; ".join(f"{key} {before.get(key)} then, {now[key]} now" for key in now if before.get(key) != now[key])
 
 
 def unfinished_folder(out: Path) -> Path:
@@ -108,11 +129,11 @@ class PassStore:
             return
         before = read_about(self.folder)["made_with"]
         now = json.loads(json.dumps(self._about))["made_with"]
-        changed = [f"{key} {before.get(key)} then, {now[key]} now" for key in now if before.get(key) != now[key]]
+        changed = changes(before, now)
         if changed:
             raise FieldError(
                 "resume",
-                hint=f"what is done was made with something else: {literal('; '.join(changed))}",
+                hint=f"what is done was made with something else: {literal(changed)}",
                 value=self.folder,
             )
 

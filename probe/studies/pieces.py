@@ -10,13 +10,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors import SafetensorError
 
 from probe.errors import FieldError, literal
+from probe.recording.arrays import mapped_arrays, write_arrays
+from probe.studies.passes import changes
 
 _ABOUT, _LOCK, _ROW = "made_with.json", ".lock", "row"
 
@@ -48,10 +48,10 @@ class PieceStore:
             lock.acquire(timeout=0)
         except Timeout:
             raise FieldError(
-                "out", hint="another process is at work there; name another folder", value=self.folder
+                "keep", hint="another process is at work there; name another folder", value=self.folder
             ) from None
         except OSError as error:
-            raise FieldError("out", hint=f"cannot write there ({error.strerror})", value=self.folder) from None
+            raise FieldError("keep", hint=f"cannot write there ({error.strerror})", value=self.folder) from None
         try:
             self._check(self.folder / _ABOUT, json.loads(json.dumps(dict(made_with))))
             yield
@@ -63,19 +63,20 @@ class PieceStore:
         if not about.exists():
             if any(path.name != _LOCK for path in self.folder.iterdir()):
                 raise FieldError(
-                    "out", hint="the folder is not empty and holds no pieces; name a new one", value=self.folder
+                    "keep", hint="the folder is not empty and holds no pieces; name a new one", value=self.folder
                 )
             about.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
             return
         try:
             before = dict(json.loads(about.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
-            raise FieldError("out", hint="what it was made with cannot be read; delete it", value=self.folder) from None
-        changed = [key for key in now if before.get(key) != now[key]]
-        if changed:
-            said = "; ".join(f"{key} {before.get(key)} then, {now[key]} now" for key in changed)
             raise FieldError(
-                "out", hint=f"what is there was made with something else: {literal(said)}", value=self.folder
+                "keep", hint="what it was made with cannot be read; delete it", value=self.folder
+            ) from None
+        changed = changes(before, now)
+        if changed:
+            raise FieldError(
+                "keep", hint=f"what is there was made with something else: {literal(changed)}", value=self.folder
             )
 
     def _path(self, key: str) -> Path:
@@ -87,9 +88,7 @@ class PieceStore:
         if self.folder is None or not self._path(key).exists():
             return None
         try:
-            with safe_open(self._path(key), "np") as file:
-                said = dict(file.metadata() or {})
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            arrays, said = mapped_arrays(self._path(key))
             return (json.loads(said[_ROW]), arrays) if said["key"] == key else None
         except (OSError, SafetensorError, KeyError, ValueError):
             return None
@@ -100,6 +99,5 @@ class PieceStore:
             return
         path = self._path(key)
         part = path.with_suffix(".part")
-        given = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        save_file(given, part, {"key": key, _ROW: json.dumps(dict(row), allow_nan=False)})
+        write_arrays(part, arrays, {"key": key, _ROW: json.dumps(dict(row), allow_nan=False)})
         part.replace(path)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -179,15 +180,33 @@ def best_threshold(scores: NDArray[np.float64], fails: NDArray[np.bool_]) -> flo
     return (cut + float(below.max())) / 2 if len(below) else cut
 
 
-def _brier(mine: _Pairs, others: _Pairs) -> float | None:
-    """Of a logistic fit on the others, over the logarithm of scores that are never negative."""
-    from sklearn.linear_model import LogisticRegression
+@dataclass(frozen=True)
+class _Judge:
+    """What the other models say of a score: from where on a failure is said, and how likely one is.
 
-    if not others.mixed or not len(mine.scores):
-        return None
-    fitted = LogisticRegression(C=100.0).fit(_feature(others.scores), others.fails)
-    guess = fitted.predict_proba(_feature(mine.scores))[:, 1]
-    return float(np.square(guess - mine.fails).mean())
+    Attributes:
+        threshold: None where they allow none.
+        fitted: a logistic fit; None where they allow none.
+    """
+
+    threshold: float | None
+    fitted: Any
+
+    @classmethod
+    def of(cls, name: str, others: _Pairs) -> _Judge:
+        """From their pairs; a rule's threshold was fixed beforehand."""
+        from sklearn.linear_model import LogisticRegression
+
+        threshold = RULES[name] if name in RULES else best_threshold(others.scores, others.fails)
+        fitted = LogisticRegression(C=100.0).fit(_feature(others.scores), others.fails) if others.mixed else None
+        return cls(threshold, fitted)
+
+    def brier(self, mine: _Pairs) -> float | None:
+        """Mean squared error of the probability of failure; None where there is none, or nobody to judge."""
+        if self.fitted is None or not len(mine.scores):
+            return None
+        guess = self.fitted.predict_proba(_feature(mine.scores))[:, 1]
+        return float(np.square(guess - mine.fails).mean())
 
 
 def _feature(scores: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -256,26 +275,25 @@ class Study:
         """Their names."""
         return list(dict.fromkeys(scan.model for scan in self.scans))
 
-    def _others(self, model: str) -> list[Scanned]:
-        return [scan for scan in self.scans if scan.model != model]
+    def _judge(self, kind: str, name: str, model: str) -> _Judge:
+        """What all other models say of a score."""
+        return _Judge.of(name, _pairs([scan for scan in self.scans if scan.model != model], kind, name))
 
-    def row(self, kind: str, name: str, scan: Scanned, said: str | None = None) -> StudyRow:
+    def row(self, kind: str, name: str, scan: Scanned, judge: _Judge | None = None) -> StudyRow:
         """A score on a scan.
 
         Args:
             kind: of the score.
             name: of the score.
             scan: the model in question.
-            said: what it is called, where it was chosen.
+            judge: what the other models say, where somebody has it already.
         """
-        mine, others = (_pairs(some, kind, name) for some in ([scan], self._others(scan.model)))
-        threshold = RULES.get(name)
-        if threshold is None:
-            threshold = best_threshold(others.scores, others.fails)
+        mine, judge = _pairs([scan], kind, name), judge or self._judge(kind, name, scan.model)
+        threshold = judge.threshold
         octaves = [] if threshold is None else _octaves(scan, kind, name, threshold)
         over = None if threshold is None else mine.scores >= threshold
         return StudyRow(
-            score=said or name,
+            score=name,
             kind=kind,
             model=scan.model,
             input=scan.input,
@@ -287,22 +305,29 @@ class Study:
             threshold=threshold,
             hits=None if over is None else int((over & mine.fails).sum()),
             false_alarms=None if over is None else int((over & ~mine.fails).sum()),
-            brier=_brier(mine, others),
+            brier=judge.brier(mine),
             octaves=float(np.median(octaves)) if octaves else None,
             schemes=len(octaves),
-            chosen=None if said is None else name,
         )
+
+    @cached_property
+    def _table(self) -> dict[tuple[str, str], list[StudyRow]]:
+        """Every score on every scan, in the order of the scans."""
+        found = {}
+        for kind, name in score_names(self.scans):
+            judges = {model: self._judge(kind, name, model) for model in self.models}
+            found[kind, name] = [self.row(kind, name, scan, judges[scan.model]) for scan in self.scans]
+        return found
 
     def choose(self, kind: str, without: str) -> str | None:
         """The score of a kind with the best mean AUROC over all models but one; None where none has any."""
         best: tuple[float, str] | None = None
-        others = self._others(without)
-        for whose, name in score_names(others):
+        for (whose, name), rows in self._table.items():
             if whose != kind or name.split(".")[0] in TRUTH or name in RULES:
                 continue
-            found = [one for scan in others if (one := _auroc(_pairs([scan], kind, name))) is not None]
-            if found and (best is None or float(np.mean(found)) > best[0]):
-                best = float(np.mean(found)), name
+            found = _over([row.auroc for row in rows if row.model != without], _mean)
+            if found is not None and (best is None or found > best[0]):
+                best = found, name
         return None if best is None else best[1]
 
     def _permuted(self, scan: Scanned, kind: str, name: str) -> StudyRow:
@@ -322,15 +347,14 @@ class Study:
 
     def rows(self) -> Iterator[StudyRow]:
         """Every score on every scan, then those that were chosen on the others, then permuted labels."""
-        for kind, name in score_names(self.scans):
-            for scan in self.scans:
-                yield self.row(kind, name, scan)
-        for scan in self.scans:
+        for rows in self._table.values():
+            yield from rows
+        for n, scan in enumerate(self.scans):
             for kind in (INSIDE, LONG):
                 best = self.choose(kind, scan.model)
                 if best is None:
                     continue
-                yield self.row(kind, best, scan, f"chosen {kind}")
+                yield replace(self._table[kind, best][n], score=f"chosen {kind}", chosen=best)
                 if kind == INSIDE:
                     yield self._permuted(scan, kind, best)
 
@@ -342,6 +366,19 @@ class Study:
             "failing": sum(row.fails for scan in self.scans for row in scan.rows), "seed": self.seed,
         }  # fmt: skip
         return Result("study", settings, Provenance.now(), Records(self.rows()))
+
+
+def orders(scan: Scanned) -> list[tuple[str, str, float, int]]:
+    """(kind, name, AUROC, pairs) of every score that orders a scan's pairs, the best first; empty where all fail, or
+    none. The truth itself is left out.
+    """
+    found = []
+    for kind, name in score_names([scan]):
+        pairs = _pairs([scan], kind, name)
+        value = _auroc(pairs)
+        if value is not None and name.split(".")[0] not in TRUTH:
+            found.append((kind, name, value, len(pairs.scores)))
+    return sorted(found, key=lambda one: -one[2])
 
 
 @dataclass(frozen=True)

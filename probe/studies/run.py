@@ -27,7 +27,7 @@ from probe.recording.sites import SITES
 from probe.schemes import ORIGIN, Scheme, check_texts, make_scheme, resolve_schemes
 from probe.seam.apply import BACKENDS, apply_scheme, check_scheme, local_layers
 from probe.seam.chunked_prefill import check_chunk_batch
-from probe.studies.passes import Pass, PassStore
+from probe.studies.passes import Pass, PassStore, made_by
 from probe.tasks.inputs import Drawn, Ids, draw_input
 from probe.tasks.nll import nll_per_position, not_finite
 from probe.thresholds.detectors import DETECTORS, DetectorSettings, check_burn_in
@@ -328,13 +328,7 @@ def _nll(passes: dict[str, Pass]) -> dict[str, NDArray[np.float64]]:
 
 def _made_with(loaded: LoadedModel, plan: Plan) -> dict[str, Any]:
     """What a pass depends on beside its scheme."""
-    source = Provenance.now()
-    return {
-        "model": loaded.name,
-        "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
-        "window": loaded.window,
-        "dtype": str(loaded.model.dtype),
-        "device": loaded.device.type,
+    return made_by(loaded) | {
         "input": plan.input.record().sha256,
         "samples": len(plan.ids),
         "sites": list(plan.sites),
@@ -342,8 +336,6 @@ def _made_with(loaded: LoadedModel, plan: Plan) -> dict[str, Any]:
         "dims": list(plan.dims),
         "backend": plan.chosen.backend,
         "weave_local": plan.chosen.weave_local,
-        "versions": {name: source.versions.get(name) for name in ("weavescope", "torch", "transformers")},
-        "git_commit": source.git_commit,
     }
 
 

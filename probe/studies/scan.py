@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import override
 
+from probe.defaults import usual_length
 from probe.errors import FieldError, ProbeError
 from probe.models.load import LoadedModel
 from probe.provenance import Provenance
@@ -41,12 +42,13 @@ from probe.studies.causes import (
     tail_of,
     without_first,
 )
+from probe.studies.passes import made_by
 from probe.studies.pieces import PieceStore
 from probe.tasks.inputs import Ids, draw_input
 from probe.thresholds.measured import NLL_FLOOR
 
-SHARES = (1.25, 1.5, 2.0, 4.0, 8.0)
-"""Lengths, in windows, that are scanned by default."""
+SHARES = (1.25, 1.5, 2.0, 4.0)
+"""Lengths, in windows, that are scanned by default, as far as a run goes by default."""
 _VALUE, _SIDE = "paper value", "paper side"
 MOST_QUERIES = 2048
 """Last queries of the window whose attention says what it is like there; of a long window all would take minutes."""
@@ -145,7 +147,7 @@ class Scan:
         loaded: a model with a vocabulary head.
         schemes: text, objects or both; they are resolved to objects. None for every preset that fits, and log-n on
             some.
-        lengths: tokens; None for 1.25, 1.5, 2, 4 and 8 windows, up to what the input has.
+        lengths: tokens; None for 1.25, 1.5, 2 and 4 windows, of long ones up to 2.
         input: text, as `draw_input` takes it, or token ids; for shorter lengths it is cut at its beginning.
         samples: texts.
         seed: draws them, and what the controls draw.
@@ -179,7 +181,8 @@ class Scan:
         if not self.loaded.family.head:
             raise FieldError("model", hint="has no vocabulary head, so that no failure can be measured")
         if self.lengths is None:
-            self.lengths = [round(share * window) for share in SHARES]
+            lengths = (round(share * window) for share in SHARES)
+            self.lengths = [length for length in lengths if length <= usual_length(window)]
         if not self.lengths or min(self.lengths) <= window:
             raise FieldError("lengths", f"some, all above the window of {window}", list(self.lengths))
         self.lengths = sorted(set(self.lengths))
@@ -195,7 +198,7 @@ class Scan:
         self.block = max(4, window // 32)
         made_of_hidden = any(isinstance(SIGNALS[name], PositionalSignal) for name in self.signals)
         self._collected = tuple(dict.fromkeys((*self.signals, *([HIDDEN] if made_of_hidden else []))))
-        self._ids = draw_input(self.loaded, self.input, max(self.lengths), self.samples, self.seed).ids
+        self._drawn = draw_input(self.loaded, self.input, max(self.lengths), self.samples, self.seed)
 
     def _fitting(self) -> list[Scheme]:
         """Every preset that the model takes, the trained one first, and log-n on the trained one and on Mesa."""
@@ -216,11 +219,12 @@ class Scan:
 
     def _ending(self, length: int) -> Int[Tensor, "samples length"]:
         """The last tokens of every text."""
-        return ending(self.loaded, self._ids, length)
+        return ending(self.loaded, self._drawn.ids, length)
 
     def run(self) -> Iterator[str]:
         """Fill `rows`; yields what each one was."""
-        with self.store.opened(self._settings()):
+        made_with = self._settings() | made_by(self.loaded) | {"sha256": self._drawn.record().sha256}
+        with self.store.opened(made_with):
             known = _Known.of(self)
             for length in self.lengths or ():
                 for scheme in self.schemes:
@@ -246,7 +250,7 @@ class Scan:
         return {
             "model": self.loaded.name, "window": self.loaded.window, "lengths": list(self.lengths or ()),
             "schemes": [scheme.spec for scheme in self.schemes],
-            "input": self.input if isinstance(self.input, str) else "ids", "samples": len(self._ids),
+            "input": self._drawn.spec, "samples": len(self._drawn.ids),
             "seed": self.seed, "tail": self.tail, "block": self.block, "signals": list(self.signals or ()),
             "floor": NLL_FLOOR,
         }  # fmt: skip
@@ -366,8 +370,7 @@ class _Known:
         if HIDDEN not in self.inside:
             return {}
         rng = np.random.default_rng((self.scan.seed, length))
-        count = max(1, (self.scan.tail or 1) // found.block)
-        blocks = rng.integers(self.start, found.values[HIDDEN].shape[-1], count)
+        blocks = rng.integers(self.start, found.values[HIDDEN].shape[-1], -self.last.start)
         shuffled = {
             name: self.inside[name].departures(values[..., blocks], slice(None))
             for name, values in self.with_positional(found).items()
@@ -403,10 +406,10 @@ class _Known:
         M, on the side to which it drifts in the next quarter of a window.
         """
         first = hidden[:, :CONTROL_DIMS].astype(np.float64)
-        if scheme.spec == ORIGIN:
-            at = self.scan.loaded.window // self.scan.block
-            past = np.median(first[..., at + 1 : at + 1 + max(1, at // 4)], -1)
-            self.paper[length] = first[..., at], np.sign(past - first[..., at])
+        at = self.scan.loaded.window // self.scan.block
+        past = first[..., at + 1 : at + 1 + max(1, at // 4)]
+        if scheme.spec == ORIGIN and past.shape[-1]:  # else the input ends at M, and there is no side
+            self.paper[length] = first[..., at], np.sign(np.median(past, -1) - first[..., at])
         if length not in self.paper:
             return {}
         value, side = self.paper[length]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from probe.errors import ProbeError
 from probe.results import pipe_table
@@ -31,7 +31,23 @@ def _reading(command: str) -> Iterator[None]:
         raise ProbeError(f"expected the JSON of probe {command}") from None
 
 
-def rise(row: CauseRow | None) -> str:
+class Rising(Protocol):
+    """A row with a rise."""
+
+    @property
+    def rise(self) -> float | None:
+        """Nats per token; None where it could not be had."""
+
+    @property
+    def low(self) -> float | None:
+        """Lower end of its interval."""
+
+    @property
+    def high(self) -> float | None:
+        """Upper end."""
+
+
+def rise(row: Rising | None) -> str:
     """A rise with its interval; empty where it was not asked for."""
     if row is None:
         return ""
@@ -82,7 +98,7 @@ def frequencies_markdown(result: Mapping[str, Any]) -> str:
     cells: dict[tuple[str, int, int], dict[str, str]] = {}
     for row in rows:
         mine = cells.setdefault((row.scheme, row.first, row.last), {"turns": f"{row.turns:.3g}"})
-        mine[row.what] = f"{row.rise:.2f} [{row.low:.2f}, {row.high:.2f}]"
+        mine[row.what] = rise(row)
     lines = [
         [
             f"`{scheme}`", "all" if "whole" in mine else f"{first} to {last}" if last > first else str(first),
@@ -104,7 +120,7 @@ def patch_cells(rows: Sequence[PatchRow]) -> list[list[str]]:
         back = recovered(row, rows)
         lines.append([
             row.scheme, row.patch, "all" if row.layer == 0 else str(row.layer),
-            CANNOT_TELL if row.rise is None else f"{row.rise:.2f} [{row.low:.2f}, {row.high:.2f}]",
+            rise(row),
             ("nothing fails" if row.untold is None else CANNOT_TELL) if back is None else f"{back:.0%}",
             "" if row.changed is None else f"{row.changed:.1%}",
         ])  # fmt: skip
@@ -129,6 +145,21 @@ def patch_markdown(result: Mapping[str, Any]) -> str:
     return f"{caption}\n\n{pipe_table(PATCH_TITLES, patch_cells(rows), (False, False, True, True, True, True))}"
 
 
+SCAN_TITLES = ("scheme", "tokens", "rise, predicted", "rise, measured", "fails")
+
+
+def scan_cells(rows: Sequence[ScanRow], window: int) -> list[list[str]]:
+    """A line per scheme and length."""
+    return [
+        [
+            row.scheme, f"{row.length} ({row.length / window:g}M)",
+            f"{row.inside['causes']:.2f}" if "causes" in row.inside else CANNOT_TELL, rise(row),
+            "yes" if row.fails else "no",
+        ]
+        for row in rows
+    ]  # fmt: skip
+
+
 def scan_markdown(result: Mapping[str, Any]) -> str:
     """A caption and a table: a row per scheme and length.
 
@@ -140,21 +171,12 @@ def scan_markdown(result: Mapping[str, Any]) -> str:
     """
     with _reading("scan"):
         rows, chosen = [ScanRow(**row) for row in result["rows"]], result["settings"]
-        window = chosen["window"]
         caption = (
-            f"`{chosen['model']}`, M = {window}, {chosen['samples']} texts of `{chosen['input']}`, the last "
+            f"`{chosen['model']}`, M = {chosen['window']}, {chosen['samples']} texts of `{chosen['input']}`, the last "
             f"{chosen['tail']} tokens, seed {chosen['seed']}"
         )
-        lines = [
-            [
-                f"`{row.scheme}`", f"{row.length} ({row.length / window:g}M)",
-                f"{row.inside['causes']:.2f}" if "causes" in row.inside else CANNOT_TELL,
-                f"{row.rise:.2f} [{row.low:.2f}, {row.high:.2f}]", "yes" if row.fails else "no",
-            ]
-            for row in rows
-        ]  # fmt: skip
-    titles = ("scheme", "tokens", "rise, predicted", "rise, measured", "fails")
-    return f"{caption}\n\n{pipe_table(titles, lines, (False, True, True, True, False))}"
+        lines = [[f"`{scheme}`", *rest] for scheme, *rest in scan_cells(rows, chosen["window"])]
+    return f"{caption}\n\n{pipe_table(SCAN_TITLES, lines, (False, True, True, True, False))}"
 
 
 STUDY_TITLES = (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -19,11 +21,22 @@ def not_finite(scheme: str) -> ProbeError:
     )
 
 
+Seer = Callable[[Tensor, Tensor], None]
+"""Told of some positions' logits [batch, positions, vocabulary] and the tokens that came [batch, positions]."""
+
+
 @torch.no_grad()
-def nll_per_position(model: PreTrainedModel, ids: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length"]:
+def nll_per_position(
+    model: PreTrainedModel, ids: Int[Tensor, "batch length"], see: Seer = lambda logits, targets: None
+) -> Float[Tensor, "batch length"]:
     """NLL in nats, float32 on CPU; entry p scores token p given those before it, so entry 0 is NaN.
 
     The head runs on `HEAD_BLOCK` positions at a time: memory grows with the input, not with input times vocabulary.
+
+    Args:
+        model: with a vocabulary head; its scheme, if any, is applied.
+        ids: on the model's device.
+        see: told of every block of logits, in the order of positions.
     """
     hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
     head = model.get_output_embeddings()
@@ -34,4 +47,5 @@ def nll_per_position(model: PreTrainedModel, ids: Int[Tensor, "batch length"]) -
         targets = ids[:, start + 1 : stop + 1].to(logits.device)
         block = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
         losses[:, start + 1 : stop + 1] = block.cpu()
+        see(logits, targets)
     return losses

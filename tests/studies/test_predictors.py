@@ -42,7 +42,7 @@ def scan(model: str, seed: int = 0, window: int = 128) -> Scanned:
         for length in LENGTHS:
             rise = math.log2(length / window) - 0.4 if n % 2 else 0.0
             noise = float(rng.normal(0, 0.01))
-            inside = {"good.mean": 3 * rise + noise + 1, "bad.mean": float(rng.normal()), "nll.mean": rise}
+            inside = {"nll.mean": rise, "good.mean": 3 * rise + noise + 1, "bad.mean": float(rng.normal())}
             long = {"first dims.mean": float(rng.normal()), "far.mean": rise + noise}
             rows.append(ScanRow(f"s{n}", length, rise, rise - 0.05, rise + 0.05, inside, long, 1.0, 2.0))
     return Scanned(model, window, "documents", rows)

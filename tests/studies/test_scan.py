@@ -184,6 +184,31 @@ def test_the_default_schemes_are_those_that_fit() -> None:
     assert "pi" not in without and "origin+logn" in without
 
 
+def test_an_input_that_ends_at_the_window_has_no_side_to_drift_to(tiny_llama: Callable[..., nn.Module]) -> None:
+    work = tiny_scan(tiny_llama(), lengths=[66, 80])
+    list(work.run())
+    assert ["paper's rule.share" in one.long for one in work.rows] == [False, False, True, True]
+
+
+@pytest.mark.parametrize(("window", "expected"), [(64, [80, 96, 128, 256]), (8192, [10240, 12288, 16384])])
+def test_default_lengths_are_those_that_a_run_goes_to(
+    window: int, expected: list[int], tiny_llama: Callable[..., nn.Module]
+) -> None:
+    loaded = wrap_model(tiny_llama(), None, window=window)
+    assert Scan(loaded, "origin", input=ids_for(1, 2 * 8192), signals=QUICK).lengths == expected
+
+
+def test_other_texts_or_another_precision_are_something_else(
+    tiny_llama: Callable[..., nn.Module], tmp_path: Path
+) -> None:
+    keep = tmp_path / "kept"
+    list(tiny_scan(tiny_llama(), PieceStore(keep), lengths=[80]).run())
+    with pytest.raises(FieldError, match=r"keep: .*sha256 .* then, .* now"):
+        list(tiny_scan(tiny_llama(), PieceStore(keep), lengths=[80], input=ids_for(2, 128).flip(0)).run())
+    with pytest.raises(FieldError, match=r"dtype torch\.float32 then, torch\.float64 now"):
+        list(tiny_scan(tiny_llama().double(), PieceStore(keep), lengths=[80]).run())
+
+
 def test_a_positional_signal_alone_is_what_it_is_among_all(tiny_llama: Callable[..., nn.Module]) -> None:
     alone, among = (
         tiny_scan(tiny_llama(), signals=names) for names in (["positional_norm"], ["positional_norm", *QUICK])
