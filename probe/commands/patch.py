@@ -28,7 +28,9 @@ def _options(parser: argparse.ArgumentParser) -> None:
         "is (default: all)",
     )  # fmt: skip
     parser.add_argument("--input", default="documents", help="text, as 'probe run' takes it (default: documents)")
-    options.add_samples(parser, 4, "texts that are patched; as many others say what is known")
+    options.add_samples(
+        parser, 4, "texts that are patched; as many others say what is known, dozens for a positional part"
+    )
     parser.add_argument("--tail", type=int, help="last tokens that a rise is a mean over (default: M/4)")
     options.add_seed(parser, "of the texts and the random direction")
     options.add_output(parser)
