@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -21,10 +21,12 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from probe.errors import FieldError, ProbeError, literal
-from probe.models.load import LoadedModel
 from probe.provenance import Provenance
 from probe.recording.arrays import mapped_arrays, write_arrays
 from probe.recording.place import Place
+
+if TYPE_CHECKING:  # what is done is read without torch, by the dashboard
+    from probe.models.load import LoadedModel
 
 _ABOUT, _LOCK, _NLL = "unfinished.json", ".lock", "nll"
 _FORMAT = 1
