@@ -10,7 +10,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,21 +97,28 @@ class PassStore:
             FieldError: another process is at it; passes are there already, and nobody said to go on with them; or they
                 were made with something else.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.folder / _LOCK)  # let go by the system when a process dies
+        try:  # from before there is a folder, so that a signal leaves none behind
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._acquire(lock)
+            self._check(made_with)
+            yield
+        finally:
+            held = lock.is_locked
+            lock.release()
+            if held and not (self.folder / _ABOUT).exists():  # nothing is kept
+                shutil.rmtree(self.folder, ignore_errors=True)
+            elif not held:  # another's folder is not empty
+                with suppress(OSError):
+                    self.folder.rmdir()
+
+    def _acquire(self, lock: FileLock) -> None:
         try:
             lock.acquire(timeout=0)
         except Timeout:
             raise FieldError(
                 "out", hint="another run is on its way there; name another folder", value=self._named()
             ) from None
-        try:
-            self._check(made_with)
-            yield
-        finally:
-            lock.release()
-            if not (self.folder / _ABOUT).exists():  # nothing is kept
-                shutil.rmtree(self.folder, ignore_errors=True)
 
     def _named(self) -> str:
         """The run folder to be."""

@@ -183,6 +183,7 @@ def test_a_cell_of_the_map_shows_its_curve(tab):
 
 def test_a_prompt_of_ones_own_is_read_by_mesa_beside_the_model_as_trained(tab):
     page = tab("sees")
+    settled(page)  # a tab that is opened while the page is drawn may be closed again
     page.get_by_role("tab", name="Your own text").click()
     page.get_by_label("or paste a text").fill("The grass is green. The sky is blue. " * 120)
     page.get_by_label("or paste a text").press("Control+Enter")

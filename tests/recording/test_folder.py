@@ -22,6 +22,7 @@ from probe.errors import ProbeError
 from probe.models.load import load_model
 from probe.recording.folder import Run, list_runs, new_run_folder, write_json
 from probe.recording.info import RunInfo
+from probe.studies.passes import done_passes
 from probe.studies.run import RunSettings, run_probe
 from probe.thresholds.verdicts import judge_run, read_verdicts, settings_of
 
@@ -154,8 +155,8 @@ def test_a_killed_run_leaves_no_half_written_run_folder(how: signal.Signals, tin
     process.send_signal(how)
     assert process.wait(60) != 0
     assert not out.exists() and list_runs(out.parent) == []
-    if how != signal.SIGKILL:
-        assert leftovers(out.parent) == []
+    if how != signal.SIGKILL:  # what is left, if the signal came late, is passes that can be gone on with
+        assert all(done_passes(out.parent / name) for name in leftovers(out.parent))
 
 
 def test_a_run_of_format_1_is_read_and_judged_alike() -> None:
