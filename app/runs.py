@@ -19,6 +19,7 @@ from probe.recording.folder import Run, list_runs
 from probe.recording.info import RunInfo
 from probe.recording.place import Place
 from probe.results import read
+from probe.tasks.tables import parts
 from probe.thresholds.detectors import DETECTORS, DetectorSettings
 from probe.thresholds.intervals import failure_interval
 from probe.thresholds.verdicts import Verdict, judge_run, read_verdicts, settings_of
@@ -218,7 +219,8 @@ class Stored:
 
 
 def results(root: Path, kind: str) -> list[Stored]:
-    """Results of a kind: JSON files directly in the runs root, newest first, then the shipped ones.
+    """Results of a kind: JSON files directly in the runs root, newest first, then the shipped ones. An evaluation of
+    several models or tasks is a result for each.
 
     Files that are no results are left out: the folder is the user's.
     """
@@ -231,7 +233,8 @@ def results(root: Path, kind: str) -> list[Stored]:
     for path, example in [*((one, False) for one in mine), *((one, True) for one in sorted(EXAMPLES.glob("*.json")))]:
         value = _result(str(path), path.stat().st_mtime_ns)
         if value is not None and value["kind"] == kind and value["rows"]:
-            found.append(Stored(path.stem, example, value))
+            each = parts(value) if kind == "eval" else [value]
+            found += [Stored(path.stem, example, one) for one in each]
     return found
 
 

@@ -9,11 +9,9 @@ import numpy as np
 
 from app.look import Look, axis, layout
 from probe.figures.thresholds import DASHES
-from probe.schemes import ORIGIN
+from probe.tasks.context import reaches
 from probe.tasks.intervals import wilson
-
-RISE = 0.2
-"""Nats over the trained model in its window from which a likelihood counts as failed, as in `probe causes`."""
+from probe.tasks.tables import over_depths
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -87,10 +85,10 @@ def _by_length(data: list[dict[str, Any]], rows: Rows, window: int | None, now: 
 
 def accuracy(result: Mapping[str, Any], shown: Sequence[str], now: Look) -> dict[str, Any]:
     """Exact answers by length, with 95% intervals."""
-    settings, rows = result["settings"], result["rows"]
+    settings, rows = result["settings"], over_depths(result["rows"])
     samples = settings.get("samples")
     data = _lines(rows, shown, now, "accuracy", lambda row: interval(row, samples), "%", 100)
-    return dict(_by_length(data, rows, settings.get("window"), now, "pass key found (%)", range=[-4, 104]))
+    return dict(_by_length(data, rows, settings.get("window"), now, "right answers (%)", range=[-4, 104]))
 
 
 def likelihood(result: Mapping[str, Any], shown: Sequence[str], now: Look) -> dict[str, Any]:
@@ -106,7 +104,7 @@ def likelihood(result: Mapping[str, Any], shown: Sequence[str], now: Look) -> di
 
 def depths(rows: Rows, scheme: str, now: Look, bins: int = 5) -> dict[str, Any] | None:
     """Exact answers by depth of the key and length, for one scheme; None where the samples were not kept."""
-    mine = [row for row in _of(rows, scheme) if row.get("hits")]
+    mine = [row for row in _of(over_depths(rows), scheme) if any(hit[0] is not None for hit in row.get("hits") or ())]
     if not mine:
         return None
     values, texts = np.full((bins, len(mine)), np.nan), [["" for _ in mine] for _ in range(bins)]
@@ -134,41 +132,9 @@ def depths(rows: Rows, scheme: str, now: Look, bins: int = 5) -> dict[str, Any] 
 
 
 def effective_context(result: Mapping[str, Any]) -> list[dict[str, str]]:
-    """How far each scheme goes: the longest measured length up to which it works at every measured one.
-
-    Works: a pass key at least half as often as the trained model inside its window; a likelihood at most `RISE` nats
-    above that of the trained model inside its window. Where the trained model was not measured inside its window there
-    is nothing to compare with, and that is said.
-    """
-    settings, rows = result["settings"], result["rows"]
-    window, task = settings.get("window"), settings.get("task")
-    key = "accuracy" if task == "passkey" else "nll"
-    inside = [float(row[key]) for row in _of(rows, ORIGIN) if window and int(row["length"]) <= window]
-    found = []
-    for scheme in schemes_of(rows):
-        mine = _of(rows, scheme)
-        if not inside or (task == "passkey" and max(inside) == 0):
-            said = "cannot tell: the trained model was not measured inside its window, or does not work there"
-        else:
-            limit = max(inside) / 2 if task == "passkey" else min(inside) + RISE
-            works = [
-                int(row["length"]) for row in mine if (row[key] >= limit) == (task == "passkey") or row[key] == limit
-            ]
-            said = _longest(mine, works)
-        found.append({"scheme": scheme, "works up to": said})
-    return found
-
-
-def _longest(mine: Sequence[Mapping[str, Any]], works: Sequence[int]) -> str:
-    """The last length before the first that does not work."""
-    last: int | None = None
-    for row in mine:
-        if int(row["length"]) not in works:
-            break
-        last = int(row["length"])
-    if last is None:
-        return f"below {int(mine[0]['length']):,}"
-    return f"{last:,}" + (", the longest measured" if last == int(mine[-1]["length"]) else "")
+    """How far each scheme goes, for a table."""
+    found = reaches(result["rows"], result["settings"].get("window"))
+    return [{"scheme": one.scheme, "works up to": one.said} for one in found]
 
 
 def cost(result: Mapping[str, Any], shown: Sequence[str], now: Look) -> dict[str, Any] | None:

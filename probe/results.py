@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
-from typing import Any, Generic, Protocol, SupportsIndex, TypeVar, overload
+from typing import Any, Generic, Protocol, SupportsIndex, TypeVar, overload, runtime_checkable
 
 from probe.errors import FieldError, ProbeError, literal
 from probe.provenance import Provenance
@@ -120,6 +120,17 @@ class Counted(Measurement, Protocol):
     @property
     def total(self) -> int:
         """So many, about."""
+
+
+@runtime_checkable
+class Told(Protocol):
+    """One that also says how far it is within a row."""
+
+    tell: Callable[[str], None]
+
+    @property
+    def share(self) -> float:
+        """Of all that there is to do, what is done, 0 to 1."""
 
 
 def carry_out(work: Measurement, out: Path | None, step: Callable[[str], None], show: Show) -> None:

@@ -36,6 +36,47 @@ def parse_numbers(text: str, what: str, everything: Sequence[int]) -> tuple[int,
     return tuple(dict.fromkeys(numbers))
 
 
+_OF_WINDOW = re.compile(r"(\d+(?:\.\d+)?)?M(?:/(\d+))?")
+
+
+def parse_lengths(text: str) -> tuple[int | str, ...]:
+    """Lengths from "128,512", "M/2,M,2M,1.5M" or a mix: tokens as numbers, windows as text for `lengths_at`.
+
+    Raises:
+        FieldError: anything else.
+    """
+    found: list[int | str] = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        found += [part] if _OF_WINDOW.fullmatch(part) else parse_numbers(part, "lengths", ())
+    if not found:
+        raise FieldError("lengths", "numbers of tokens like 512,1024, or of windows like M/2,M,2M", repr(text))
+    return tuple(dict.fromkeys(found))
+
+
+def lengths_at(window: int, lengths: Sequence[int | str]) -> tuple[int, ...]:
+    """Lengths in tokens, for a trained window M.
+
+    Args:
+        window: tokens.
+        lengths: tokens, or text such as "M", "M/2", "2M" and "1.5M".
+
+    Raises:
+        FieldError: a text of another form.
+
+    >>> lengths_at(512, ["M/4", "1.5M", 1000])
+    (128, 768, 1000)
+    """
+    found = []
+    for length in lengths:
+        if isinstance(length, str):
+            match = _OF_WINDOW.fullmatch(length.strip())
+            if match is None:
+                raise FieldError("lengths", "numbers of tokens, or of windows like M/2, M, 2M", repr(length))
+            length = int(float(match[1] or 1) * window / int(match[2] or 1))
+        found.append(int(length))
+    return tuple(dict.fromkeys(found))
+
+
 def format_table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
     """Rows as aligned text; None is '-', numbers are right-aligned."""
     cells = [[_cell(row[name]) for name in columns] for row in rows]

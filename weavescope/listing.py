@@ -16,7 +16,8 @@ from probe.tables import tables
 
 _HOMES = (
     "probe.schemes.weaves", "probe.seam.families", "probe.recording.sites", "probe.thresholds.detectors",
-    "probe.tasks.inputs", "probe.tasks.documents", "probe.tasks.prompts", "probe.tasks.evaluate", "probe.signals.table",
+    "probe.tasks.inputs", "probe.tasks.documents", "probe.tasks.prompts", "probe.tasks.table",
+    "probe.tasks.measure", "probe.signals.table",
     "probe.studies.patching",
 )  # fmt: skip
 """Modules with a table, beside those imported here; loaded only to list them."""

@@ -12,18 +12,20 @@ from torch import Tensor
 
 from probe.bench.generate import Continuation, Generation
 from probe.models.load import LoadedModel, load_model, wrap_model
-from probe.results import Counted, Result
+from probe.results import Counted, Result, Told
 from probe.schemes import ORIGIN, Scheme, parse_scheme
 from probe.seam.apply import apply_scheme
 from probe.studies.causes import CauseRow, Causes
+from probe.studies.evaluate import Evaluation
 from probe.studies.frequencies import FrequencyRow, FrequencyStudy
+from probe.studies.journal import Journal
 from probe.studies.patching import Patching, PatchRow
 from probe.studies.pieces import PieceStore
 from probe.studies.run import Numbers, RunSettings, SchemesAsked, run_probe
 from probe.studies.scan import Scan, ScanRow
+from probe.studies.sweep import Sweep
 from probe.studies.tune import TuneRow, Tuning
 from probe.tasks.audit import audit
-from probe.tasks.evaluate import Evaluation
 from probe.thresholds.detectors import DetectorSettings
 from weavescope.run import Run, removed_with, temporary_run_folder
 
@@ -217,57 +219,82 @@ class Model:
 
     def evaluation(
         self,
-        task: str = "passkey",
+        task: str | Sequence[str] = "passkey",
         schemes: SchemesAsked = ORIGIN,
         *,
-        lengths: Sequence[int] | None = None,
+        lengths: Sequence[int | str] | None = None,
         samples: int = 50,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         tail: int | None = None,
         input: str | None = None,
         prompt: str | None = None,
+        haystack: str | None = None,
+        unit: str | None = None,
+        depths: int | None = None,
+        early_stop: int | None = None,
     ) -> Evaluation:
         """An evaluation that is yet to run, row by row: for progress, and to keep what is done when it is stopped.
 
         Args and errors are those of `evaluate`.
         """
-        return Evaluation(self.loaded, task, schemes or ORIGIN, lengths, samples, seed, tail, input, prompt)
+        return Evaluation(
+            self.loaded, task, schemes or ORIGIN, lengths, samples, seed, tail, input, prompt, haystack, unit, depths,
+            early_stop,
+        )  # fmt: skip
 
     def evaluate(
         self,
-        task: str = "passkey",
+        task: str | Sequence[str] = "passkey",
         schemes: SchemesAsked = ORIGIN,
         *,
-        lengths: Sequence[int] | None = None,
+        lengths: Sequence[int | str] | None = None,
         samples: int = 50,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         tail: int | None = None,
         input: str | None = None,
         prompt: str | None = None,
+        haystack: str | None = None,
+        unit: str | None = None,
+        depths: int | None = None,
+        early_stop: int | None = None,
+        keep: str | Path | None = None,
         progress: Progress | None = None,
     ) -> Result[Any]:
-        """Score the model on a task at several lengths under several schemes.
+        """Score the model on tasks at several lengths under several schemes.
 
         Args:
-            task: a name of the table of tasks: "passkey" (exact answers) or "nll" (nats per token of a text).
+            task: one or several names of the table of tasks: "passkey" (exact answers), "niah-single-1" and other
+                needles of RULER, "nll" (nats per token of a text), ...; `choices("task")` lists them.
             schemes: text, objects or both.
-            lengths: tokens; default M/4, M/2, M and 2M.
-            samples: per length.
-            seed: draws them.
+            lengths: tokens, or text such as "M/2" and "2M"; default M/4, M/2, M and 2M.
+            samples: per length and seed.
+            seed: draws them; several draw so many each.
             tail: of "nll", the positions that the mean is over; default the last quarter.
             input: of "nll", what is read, as `probe` takes it; default held-out text.
-            prompt: of "passkey", "plain" or "chat", the model's chat template; default plain.
+            prompt: of generated tasks, "plain" or "chat", the model's chat template; default plain.
+            haystack: of tasks that hide something in text: "heldout", "documents", "noise" or "text:FILE"; default
+                heldout.
+            unit: of the lengths of generated tasks, "tokens" or "words"; default tokens.
+            depths: deal samples to so many depths from 0 to 1, with a row for each; default spreads them evenly.
+            early_stop: leave out a scheme's longer lengths after one where none of at least so many answers was right;
+                default never.
+            keep: a folder in which every sample is kept as it is done; a call that was stopped goes on from there.
             progress: told how far it is.
 
         Returns:
-            A row per length and scheme.
+            A row per task, length and scheme.
 
         Raises:
             ProbeError: an unknown task, or what does not fit the model or the task.
         """
-        work = self.evaluation(
-            task, schemes, lengths=lengths, samples=samples, seed=seed, tail=tail, input=input, prompt=prompt
-        )
+
+        def make(loaded: LoadedModel, journal: Journal) -> Evaluation:
+            return Evaluation(
+                loaded, task, schemes or ORIGIN, lengths, samples, seed, tail, input, prompt, haystack, unit, depths,
+                early_stop, journal,
+            )  # fmt: skip
+
+        work = Sweep(lambda _: self.loaded, [self.name], make, None if keep is None else Path(keep))
         return _finished(work, progress)
 
     def causes(
@@ -501,9 +528,12 @@ class Model:
 
 def _finished(work: Counted, progress: Progress | None) -> Result[Any]:
     """The result of a measurement that is run to its end."""
+    if progress is not None and isinstance(work, Told):
+        told = work
+        told.tell = lambda line: progress(told.share, line)
     for done, line in enumerate(work.run(), 1):
         if progress is not None:
-            progress(min(1.0, done / work.total), line)
+            progress(work.share if isinstance(work, Told) else min(1.0, done / work.total), line)
     return work.result(True)
 
 

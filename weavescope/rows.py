@@ -18,8 +18,8 @@ from probe.recording.sites import AttentionSite, ModuleSite
 from probe.schemes.options import Option
 from probe.schemes.presets import Parameter, Preset
 from probe.seam.families import Family
-from probe.tasks.evaluate import Task
 from probe.tasks.inputs import InputKind
+from probe.tasks.table import Task
 from probe.thresholds.detectors import Detection, Detector, DetectorSettings, Untold
 
 __all__ = [

@@ -17,7 +17,8 @@ from app.runs import Stored, results
 from app.scores import accuracy, cost, depths, effective_context, likelihood, schemes_of, tuned
 from probe.errors import ProbeError
 from probe.schemes import resolve_schemes
-from probe.text import parse_numbers
+from probe.tasks.context import is_share
+from probe.text import lengths_at, parse_lengths
 
 TASKS = {"Pass key": "passkey", "Likelihood": "nll"}
 
@@ -38,10 +39,13 @@ def render(options: Options) -> None:
     keep("model", models)
     model = st.selectbox("Model", models, key="model", bind="query-params", help="Of which there are results.")
     mine = [one for one in found if one.model == model]
-    for task, draw in (("passkey", _keys), ("nll", _nats)):
+    tasks = {str(one.value["settings"].get("task")) for one in mine}
+    for task in sorted(tasks, key=lambda task: (task == "nll", task != "passkey", task)):
         of_task = [one for one in mine if one.value["settings"].get("task") == task]
-        if of_task:
-            draw(of_task)
+        if is_share(of_task[0].value["rows"]):
+            _answers(of_task, task)
+        else:
+            _nats(of_task)
     _tuned([one for one in results(options.runs, "tune") if one.model == model], model)
     _costs([one for one in results(options.runs, "bench") if one.model == model], model)
     _measure(options)
@@ -63,26 +67,26 @@ def _chosen(found: list[Stored], key: str) -> tuple[dict[str, Any], list[str]]:
     return value, [scheme for scheme in schemes if scheme in (shown or [])]
 
 
-def _keys(found: list[Stored]) -> None:
-    st.subheader("Pass key", anchor="passkey")
-    value, shown = _chosen(found, "passkey")
+def _answers(found: list[Stored], task: str) -> None:
+    name = {one: title for title, one in TASKS.items()}.get(task, task)
+    st.subheader(name, anchor=task)
+    value, shown = _chosen(found, task)
     left, right = st.columns([3, 2], gap="medium")
     with left:
-        chart(
-            accuracy(value, shown, look()), "accuracy chart", "Share of pass keys found, by length, under each scheme"
-        )
+        chart(accuracy(value, shown, look()), f"{task} accuracy", f"Share of right answers, {name}, by length")
         samples = value["settings"].get("samples")
-        st.caption(f"A five-digit key hidden in filler; {samples} samples a length, bars are 95% intervals (Wilson).")
+        what = "A five-digit key hidden in filler" if task == "passkey" else words.literal(task)
+        st.caption(f"{what}; {samples} samples a length, bars are 95% intervals (Wilson).")
     with right:
-        _context(value, "finds the key at least half as often as the trained model inside its window")
+        _context(value, "answers at least half as often as the trained model inside its window", task)
     maps = [(scheme, figure) for scheme in shown if (figure := depths(value["rows"], scheme, look())) is not None]
     if maps:
         columns = st.columns(min(3, len(maps)), gap="medium")
         for number, (scheme, figure) in enumerate(maps):
             with columns[number % len(columns)]:
-                chart(figure, f"depth {scheme}", f"Pass keys found under {scheme} by depth and length")
+                chart(figure, f"depth {task} {scheme}", f"Right answers under {scheme} by depth and length")
     elif shown:
-        st.caption("By depth: this result did not keep its samples; measure again to see them.")
+        st.caption("By depth: this result has no depths, or did not keep its samples.")
 
 
 def _nats(found: list[Stored]) -> None:
@@ -93,15 +97,15 @@ def _nats(found: list[Stored]) -> None:
         chart(likelihood(value, shown, look()), "nll chart", "Nats per token by length, under each scheme")
         st.caption("Mean over the last tokens of every window; bars are 95% intervals over windows.")
     with right:
-        _context(value, "stays within 0.2 nats of the trained model inside its window")
+        _context(value, "stays within 0.2 nats of the trained model inside its window", "nll")
 
 
-def _context(value: dict[str, Any], works: str) -> None:
+def _context(value: dict[str, Any], works: str, key: str) -> None:
     st.markdown(
         f"**Effective context**: the longest measured length up to which a scheme {works}, at every one measured."
     )
     rows = effective_context(value)
-    st.dataframe(rows, hide_index=True, key=f"context {works}", height=min(300, 40 + 36 * len(rows)))
+    st.dataframe(rows, hide_index=True, key=f"context {key}", height=min(300, 40 + 36 * len(rows)))
 
 
 def _tuned(found: list[Stored], model: str) -> None:
@@ -153,7 +157,7 @@ def _measure(options: Options) -> None:
             task = second.segmented_control("Task", list(TASKS), default="Pass key", required=True)
             schemes = st.text_input("Schemes", "origin,rerope,rerope+logn,mesa+logn", help="Separated by commas.")
             third, fourth = st.columns(2)
-            lengths = third.text_input("Lengths", "", placeholder="M/4, M/2, M, 2M", help="Tokens: `512,1024,2048`.")
+            lengths = third.text_input("Lengths", "", placeholder="M/4, M/2, M, 2M", help="`512,1024` or `M/2,M,2M`.")
             samples = fourth.number_input("Samples", 1, 500, 20, help="Per length.")
             pressed = st.form_submit_button("Measure", type="primary", disabled=jobs.running(options.runs) is not None)
         if pressed:
@@ -164,7 +168,7 @@ def _start(options: Options, model: str, task: str, schemes: str, lengths: str, 
     resolve_schemes(schemes, 4096)
     chosen = []
     if lengths.strip():
-        numbers = parse_numbers(lengths, "lengths", ())
+        numbers = lengths_at(4096, parse_lengths(lengths))
         if not numbers or max(numbers) > 65_536 or min(numbers) < 2:
             raise ProbeError("lengths: expected 2 to 65,536 tokens each; longer ones run with 'probe eval'")
         chosen = ["--lengths", lengths]

@@ -177,19 +177,21 @@ def bar(quiet: bool) -> Iterator[tuple[Callable[[float, str], None], Callable[[]
     """
     from tqdm import tqdm
 
-    file = os.environ.get(PROGRESS)
-
+    file, shown = os.environ.get(PROGRESS), ("", -1)
     drawn = tqdm(
         total=100, file=sys.stderr, disable=quiet, leave=False,
-        bar_format="{desc} {percentage:3.0f}%|{bar:30}| {elapsed}",
+        bar_format="{desc} {percentage:3.0f}%|{bar:30}| {elapsed}<{remaining}",
     )  # fmt: skip
 
     def progress(share: float, line: str) -> None:
         if file:
             _told(Path(file), share, line)
-        drawn.set_description_str(line, refresh=False)
-        drawn.n = round(100 * share)
-        drawn.refresh()
+        nonlocal shown
+        if (line, round(100 * share)) != shown:
+            shown = line, round(100 * share)
+            drawn.set_description_str(line, refresh=False)
+            drawn.n = shown[1]
+            drawn.refresh()
 
     try:
         yield progress, drawn.close
@@ -205,7 +207,7 @@ def carry(work: Counted, args: argparse.Namespace, show: Callable[[Result[Any], 
         args: with `quiet`, `json` and `out`.
         show: given the result, and whether JSON alone is wanted.
     """
-    from probe.results import carry_out
+    from probe.results import Told, carry_out
 
     done = 0
     with bar(args.quiet) as (progress, close):
@@ -213,12 +215,15 @@ def carry(work: Counted, args: argparse.Namespace, show: Callable[[Result[Any], 
         def step(line: str) -> None:
             nonlocal done
             done += 1
-            progress(min(1.0, done / work.total), line)
+            progress(work.share if isinstance(work, Told) else min(1.0, done / work.total), line)
 
         def shown(result: Result[Any]) -> None:
             close()
             show(result, args.json)
 
+        if isinstance(work, Told):
+            told = work
+            told.tell = lambda line: progress(told.share, line)
         carry_out(work, args.out, step, shown)
 
 

@@ -131,12 +131,21 @@ def evaluation(result: Result[Any], json_only: bool) -> None:
     if json_only:
         as_json(result.to_json())
         return
-    chosen, rows = result.settings, result.rows.to_json()
-    print(
-        f"model {chosen['model']}, window M = {chosen['window']}, task {chosen['task']}, "
-        f"{chosen['samples']} samples per length, seed {chosen['seed']}\n"
-    )
-    print(format_table(rows, tuple(name for name in rows[0] if name not in ("weave", "hits", "each"))))
+    from probe.tasks.tables import parts
+
+    for part in parts(result.to_json()):
+        chosen, rows = part["settings"], part["rows"]
+        unit = f" (lengths in {chosen['unit']})" if chosen.get("unit", "tokens") != "tokens" else ""
+        print(
+            f"model {chosen['model']}, window M = {chosen['window']}, task {chosen['task']}, "
+            f"{chosen['samples']} samples per length, seed {chosen['seed']}{unit}\n"
+        )
+        hidden = ("model", "task", "weave", "hits", "each")
+        told = [name for name in rows[0] if name not in hidden and any(row[name] is not None for row in rows)]
+        if "recall" in told and all(row["recall"] == row["accuracy"] for row in rows):
+            told.remove("recall")
+        print(format_table(rows, told))
+        print()
 
 
 def audit(result: Result[Any], json_only: bool) -> None:

@@ -35,8 +35,8 @@ from probe.schemes.cut_out import folded, without_middle
 from probe.seam.apply import check_scheme
 from probe.tasks.documents import document_batch
 from probe.tasks.encoding import first_token
-from probe.tasks.evaluate import heldout_nll
 from probe.tasks.nll import not_finite
+from probe.tasks.scoring import heldout_nll
 from probe.thresholds.measured import NLL_FLOOR
 
 GAP, COPIES = "distances, predicted", "keys, predicted"

@@ -22,8 +22,8 @@ _ABOUT, _LOCK, _ROW = "made_with.json", ".lock", "row"
 
 
 @dataclass
-class PieceStore:
-    """A folder of measured pieces.
+class KeptFolder:
+    """A folder in which a study keeps what it has measured, with what that was made with.
 
     Attributes:
         folder: it is made; None keeps nothing.
@@ -63,7 +63,9 @@ class PieceStore:
         if not about.exists():
             if any(path.name != _LOCK for path in self.folder.iterdir()):
                 raise FieldError(
-                    "keep", hint="the folder is not empty and holds no pieces; name a new one", value=self.folder
+                    "keep",
+                    hint="the folder is not empty and holds nothing of this kind; name a new one",
+                    value=self.folder,
                 )
             about.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
             return
@@ -78,6 +80,11 @@ class PieceStore:
             raise FieldError(
                 "keep", hint=f"what is there was made with something else: {literal(changed)}", value=self.folder
             )
+
+
+@dataclass
+class PieceStore(KeptFolder):
+    """A folder of measured pieces, each in a file of its own."""
 
     def _path(self, key: str) -> Path:
         assert self.folder is not None

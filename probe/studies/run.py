@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from html import escape
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Int
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from probe.errors import FieldError, literal, unknown
 from probe.models.load import LoadedModel
@@ -27,6 +26,7 @@ from probe.recording.sites import SITES
 from probe.schemes import ORIGIN, Scheme, check_texts, make_scheme, resolve_schemes
 from probe.seam.apply import BACKENDS, apply_scheme, check_scheme, local_layers
 from probe.seam.chunked_prefill import check_chunk_batch
+from probe.seam.passing import layer_progress
 from probe.studies.passes import Pass, PassStore, made_by
 from probe.tasks.inputs import Drawn, Ids, draw_input
 from probe.tasks.nll import nll_per_position, not_finite
@@ -167,32 +167,6 @@ def _silent(_share: float, _line: str) -> None:
     return None
 
 
-@contextmanager
-def _layer_progress(loaded: LoadedModel, tick: Callable[[float], None], length: int) -> Iterator[None]:
-    """Tell `tick` the share of the pass that a layer's call was; in all 1, however many calls an input of `length`
-    tokens takes.
-    """
-    layers = loaded.family.layer_list(loaded.model)
-    left = [length] * len(layers)
-
-    def hook(number: int) -> Callable[..., None]:
-        def count(_module: nn.Module, _inputs: object, output: Any) -> None:
-            hidden = output[0] if isinstance(output, tuple) else output
-            # No more than are left: a call that ran out of memory in a deeper layer is seen twice.
-            tokens = min(left[number], hidden.shape[1])
-            left[number] -= tokens
-            tick(tokens / length / len(layers))
-
-        return count
-
-    handles = [layer.register_forward_hook(hook(number)) for number, layer in enumerate(layers)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 def _checked(array: NDArray[np.float32], where: str) -> NDArray[np.float32]:
     bad = np.flatnonzero(~np.isfinite(array).all(-1))
     if len(bad):
@@ -247,7 +221,7 @@ def run_pass(
                 weave_local=settings.weave_local,
             ),
             record(loaded.model, plan.sites, plan.layers, plan.dims, spill) as recording,
-            _layer_progress(loaded, tick, plan.length),
+            layer_progress(loaded.family.layer_list(loaded.model), tick, plan.length),
         ):
             each.append(_score(loaded, row.to(loaded.device)))
         for place, array in _collect(recording, plan, scheme.spec).items():

@@ -28,9 +28,9 @@ from probe.schemes.cut_out import largest_position, without_middle
 from probe.seam.apply import check_scheme
 from probe.studies.causes import tail_nll, without_first
 from probe.tasks.documents import document_batch
-from probe.tasks.evaluate import draw_passkeys, passkey_answers
 from probe.tasks.intervals import wilson
 from probe.tasks.passkey import PasskeySample, minimum_length, passkey_sample
+from probe.tasks.scoring import draw_passkeys, passkey_answers
 
 SHARES = (0.125, 0.25, 0.5, 0.75)
 """Bands tried, as shares of the window."""

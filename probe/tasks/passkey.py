@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from probe.tasks.encoding import encode, encode_inside
-from probe.tasks.prompts import PROMPTS
+from probe.tasks.measure import UNITS, Measure
+from probe.tasks.questions import Frame
 
 TASK = "There is a pass key hidden in this text. Find it and remember it."
 FILLER = (" The grass is green.", " The sky is blue.", " The sun is yellow.", " Here we go.", " There and back again.")
@@ -22,6 +22,12 @@ QUESTION = "\nWhat is the pass key?"
 BEGUN = " The pass key is"
 """How the answer begins: in the text alone on the line of the question, in a chat as the reply."""
 ANSWER = " {key}"
+KEY_WORDS = (
+    "anchor", "bridge", "candle", "desert", "engine", "forest", "guitar", "hammer",
+    "island", "jacket", "kitchen", "lantern", "mirror", "needle", "orange", "pencil",
+    "quartz", "ribbon", "silver", "tunnel", "violin", "window", "yellow", "zebra",
+)  # fmt: skip
+"""Keys of the word variant: common English words, none of them in the filler."""
 
 
 @dataclass(frozen=True)
@@ -36,26 +42,17 @@ class PasskeySample:
     """Half-open token range of the needle inside the prompt."""
 
 
-def _pieces(
-    tokenizer: PreTrainedTokenizerBase, key: str, prompt: str = "plain"
-) -> tuple[list[int], list[int], list[int], list[int]]:
-    """Token ids of head, needle, question and answer.
+def _cut(
+    tokenizer: PreTrainedTokenizerBase, key: str, prompt: str = "plain", unit: str = "tokens"
+) -> tuple[Measure, Frame, list[int]]:
+    """(in what is counted, what stands around the filler, the needle).
 
     Raises:
         ProbeError: an unknown kind of prompt, or one that the tokenizer does not have.
     """
-    around = PROMPTS[prompt].around(tokenizer)
-    question = (
-        [*encode_inside(tokenizer, QUESTION), *around.after, *encode(tokenizer, BEGUN.strip())]
-        if around.after
-        else encode_inside(tokenizer, QUESTION + BEGUN)
-    )
-    return (
-        [*around.before, *encode(tokenizer, TASK)],
-        encode_inside(tokenizer, NEEDLE.format(key=key)),
-        question,
-        encode_inside(tokenizer, ANSWER.format(key=key)),
-    )
+    measure = UNITS[unit].measure(tokenizer)
+    frame = Frame.make(measure, tokenizer, prompt, (TASK, QUESTION, BEGUN, ANSWER.format(key=key)))
+    return measure, frame, measure.inside(NEEDLE.format(key=key))
 
 
 def _fill(sentences: Sequence[list[int]], count: int, rng: np.random.Generator) -> list[int]:
@@ -68,9 +65,27 @@ def _fill(sentences: Sequence[list[int]], count: int, rng: np.random.Generator) 
     return ids[:count]
 
 
-def minimum_length(tokenizer: PreTrainedTokenizerBase, digits: int = 5, prompt: str = "plain") -> int:
-    """Tokens that a sample needs with no filler at all."""
-    return sum(map(len, _pieces(tokenizer, "1" * digits, prompt)))
+def _drawn_key(key: str, digits: int, rng: np.random.Generator) -> str:
+    """A key: a number whose first digit is never 0, or a word of the English list."""
+    if key == "digits":
+        return str(rng.integers(10 ** (digits - 1), 10**digits))
+    return KEY_WORDS[int(rng.integers(len(KEY_WORDS)))]
+
+
+def minimum_length(
+    tokenizer: PreTrainedTokenizerBase,
+    digits: int = 5,
+    prompt: str = "plain",
+    key: str = "digits",
+    unit: str = "tokens",
+) -> int:
+    """Units that a sample needs with no filler at all."""
+    keys = ["1" * digits] if key == "digits" else KEY_WORDS if unit == "tokens" else KEY_WORDS[:1]
+    return max(_taken(*_cut(tokenizer, one, prompt, unit)) for one in keys)
+
+
+def _taken(measure: Measure, frame: Frame, needle: list[int]) -> int:
+    return frame.taken(measure) + len(needle)
 
 
 def passkey_sample(
@@ -82,17 +97,21 @@ def passkey_sample(
     digits: int = 5,
     filler: Sequence[list[int]] | None = None,
     prompt: str = "plain",
+    key: str = "digits",
+    unit: str = "tokens",
 ) -> PasskeySample:
     """Draw one sample.
 
     Args:
         tokenizer: encodes the texts; what it puts before every text starts the prompt.
-        length: tokens of prompt and answer together.
+        length: of prompt and answer together.
         depth: share of the filler that comes before the needle, 0 to 1.
         rng: draws the key and where the filler starts.
         digits: digits of the key; the first is never 0.
         filler: encoded sentences to use in place of the paper's five.
         prompt: a name in `PROMPTS`: what is put around the text.
+        key: "digits", or "word" for one of `KEY_WORDS`.
+        unit: a name in `UNITS`, of `length`.
 
     Raises:
         ProbeError: an unknown kind of prompt, or one that the tokenizer does not have.
@@ -100,14 +119,15 @@ def passkey_sample(
     """
     if not 0 <= depth <= 1:
         raise ValueError(f"depth: expected 0 to 1, got {depth}")
-    key = str(rng.integers(10 ** (digits - 1), 10**digits))
-    head, needle, question, answer = _pieces(tokenizer, key, prompt)
-    room = length - sum(map(len, (head, needle, question, answer)))
+    secret = _drawn_key(key, digits, rng)
+    measure, frame, needle = _cut(tokenizer, secret, prompt, unit)
+    room = length - _taken(measure, frame, needle)
     if room < 0:
-        raise ValueError(f"length: expected at least {length - room} tokens to hold a pass key, got {length}")
-    sentences = filler or [encode_inside(tokenizer, text) for text in FILLER]
+        raise ValueError(f"length: expected at least {length - room} {unit} to hold a pass key, got {length}")
+    sentences = filler or [measure.inside(text) for text in FILLER]
     before = round(depth * room)
-    text = head + _fill(sentences, before, rng)
-    start = len(text)
-    text += needle + _fill(sentences, room - before, rng) + question
-    return PasskeySample(text, answer, key, depth, (start, start + len(needle)))
+    early, late = _fill(sentences, before, rng), _fill(sentences, room - before, rng)
+    asked = frame.ask(measure, early + needle + late, (secret,), depth)
+    start = len(frame.before) + len(measure.final([*frame.head, *early], True))
+    stop = start + len(measure.final(needle, False))
+    return PasskeySample(asked.prompt, asked.answer, secret, depth, (start, stop))

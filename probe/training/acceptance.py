@@ -18,8 +18,8 @@ from probe.errors import FieldError
 from probe.models.embedded import EmbeddedModel
 from probe.models.load import LoadedModel, load_model
 from probe.schemes import ORIGIN, make_scheme
-from probe.tasks.evaluate import draw_passkeys, heldout_nll, passkey_hits
 from probe.tasks.heldout import heldout_batch
+from probe.tasks.scoring import draw_passkeys, heldout_nll, passkey_hits
 
 KEY_LENGTHS = (128, 256, 384, 512)
 LEAST_ACCURACY = 0.95

@@ -144,7 +144,7 @@ def test_results_by_length_and_depth_are_those_of_the_table(open_app, charts):
         assert list(trace["y"]) == pytest.approx([100 * row["accuracy"] for row in rows])
         above = [100 * (row["high"] - row["accuracy"]) for row in rows]
         assert list(trace["error_y"]["array"]) == pytest.approx(above)
-    assert "pass key found (%)" in str(chart["layout"])
+    assert "right answers (%)" in str(chart["layout"])
 
 
 def test_a_depth_map_counts_the_samples_of_each_fifth():

@@ -14,7 +14,7 @@ from constructions.weave import Clamp, Weave
 from probe.models.load import LoadedModel, load_model
 from probe.schemes.scheme import Scheme
 from probe.seam.apply import apply_scheme
-from probe.tasks.evaluate import draw_passkeys
+from probe.tasks.scoring import draw_passkeys
 
 
 @dataclass(frozen=True)

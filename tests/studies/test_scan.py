@@ -154,7 +154,7 @@ def test_a_folder_of_something_else_is_refused(tiny_llama: Callable[..., nn.Modu
     other = tmp_path / "other"
     other.mkdir()
     (other / "mine.txt").write_text("kept")
-    with pytest.raises(FieldError, match="not empty and holds no pieces"):
+    with pytest.raises(FieldError, match="not empty and holds nothing of this kind"):
         list(tiny_scan(tiny_llama(), PieceStore(other)).run())
     assert (other / "mine.txt").read_text() == "kept"
 

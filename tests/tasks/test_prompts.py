@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from probe.commands.main import main
 from probe.errors import ProbeError
 from probe.models.load import load_model
-from probe.tasks.evaluate import Evaluation
+from probe.studies.evaluate import Evaluation
 from probe.tasks.intervals import wilson
 from probe.tasks.passkey import minimum_length, passkey_sample
 
@@ -77,7 +77,10 @@ def test_rows_say_which_sample_was_right(tmp_path: Path, capsys: pytest.CaptureF
     ("arguments", "said"),
     [
         (("--input", "documents"), "--input: is for --task nll, got --task passkey; leave it out"),
-        (("--task", "nll", "--prompt", "chat"), "--prompt: is for --task passkey, got --task nll; leave it out"),
+        (
+            ("--task", "nll", "--prompt", "chat"),
+            "--prompt: is for --task passkey and 13 others, got --task nll; leave it out",
+        ),
         (("--prompt", "chatty"), "unknown prompt 'chatty'; known: plain, chat"),
         (("--task", "nll", "--input", "document:x"), "unknown document 'x'"),
     ],

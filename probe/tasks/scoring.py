@@ -1,0 +1,159 @@
+"""What a model makes of prompts and texts under a scheme: exact answers, written answers, nats per token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from probe.errors import FieldError
+from probe.models.load import LoadedModel
+from probe.schemes import Scheme
+from probe.seam.apply import apply_scheme
+from probe.tasks.nll import nll_per_position
+from probe.tasks.passkey import PasskeySample, minimum_length, passkey_sample
+from probe.tasks.questions import Question
+
+BATCH_TOKENS = 8192
+MORE = 16
+"""Tokens that a model may write beyond those of the answer as it is expected."""
+
+T = TypeVar("T")
+
+
+Answered = PasskeySample | Question
+"""A prompt with its answer, ids both."""
+
+
+def batches(items: Sequence[T], length: int) -> list[Sequence[T]]:
+    """Items of `length` tokens each, as many at once as `BATCH_TOKENS` hold, at least one."""
+    size = max(1, BATCH_TOKENS // length)
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def spread_depths(samples: int, rng: np.random.Generator, depths: int | None = None) -> list[float]:
+    """Where what is hidden stands, the share of filler before it, for each sample.
+
+    Args:
+        samples: how many.
+        rng: draws.
+        depths: None spreads them evenly over [0, 1), so that every decile has its share; a number deals the samples to
+            so many depths from 0 to 1, both included (one is the middle).
+    """
+    if depths is None:
+        return [float(depth) for depth in (np.arange(samples) + rng.random(samples)) / samples]
+    grid = [0.5] if depths == 1 else [at / (depths - 1) for at in range(depths)]
+    return sorted(grid[at % depths] for at in range(samples))
+
+
+def draw_passkeys(
+    loaded: LoadedModel,
+    length: int,
+    samples: int,
+    seed: int,
+    prompt: str = "plain",
+    *,
+    depths: int | None = None,
+    key: str = "digits",
+    unit: str = "tokens",
+) -> list[PasskeySample]:
+    """Samples at depths as `spread_depths` has them.
+
+    Raises:
+        ProbeError: no tokenizer, an unknown kind of prompt or one it does not have, or a length too short for the task.
+    """
+    tokenizer = loaded.tokenizer_for("task passkey")
+    least = minimum_length(tokenizer, prompt=prompt, key=key, unit=unit)
+    if length < least:
+        raise FieldError("lengths", hint=f"a pass key needs at least {least} {unit} of this tokenizer, got {length}")
+    rng = np.random.default_rng((seed, length))
+    places = spread_depths(samples, rng, depths)
+    return [passkey_sample(tokenizer, length, depth, rng, prompt=prompt, key=key, unit=unit) for depth in places]
+
+
+def passkey_hits(loaded: LoadedModel, scheme: Scheme, drawn: Sequence[Answered]) -> Bool[Tensor, " samples"]:
+    """Whether greedy decoding gives exactly the key: every answer token is the argmax after its true prefix."""
+    return passkey_answers(loaded, scheme, drawn)[0]
+
+
+@torch.no_grad()
+def passkey_answers(
+    loaded: LoadedModel, scheme: Scheme, drawn: Sequence[Answered]
+) -> tuple[Bool[Tensor, " samples"], Float[Tensor, " samples"]]:
+    """(whether greedy decoding gives exactly the answer, nats per token of the answer), of every sample.
+
+    Samples of different lengths, as an answer in words has, are padded at the left.
+    """
+    hits, nats = [], []
+    longest = max(len(sample.prompt) + len(sample.answer) for sample in drawn)
+    with apply_scheme(loaded.model, scheme):
+        for mine in batches(drawn, longest):
+            found = _forced(loaded, mine)
+            hits += found[0]
+            nats += found[1]
+    return torch.tensor(hits), torch.tensor(nats)
+
+
+def _forced(loaded: LoadedModel, mine: Sequence[Answered]) -> tuple[list[bool], list[float]]:
+    """One batch: the answer is read, and every token of it should have been the likeliest."""
+    longest = max(len(sample.answer) for sample in mine)
+    inputs = _padded(loaded, [sample.prompt + sample.answer for sample in mine])
+    logits = loaded.model(**inputs, use_cache=False, logits_to_keep=longest + 1).logits
+    hits, nats = [], []
+    for row, truth, sample in zip(logits[:, :-1].float(), inputs["input_ids"][:, -longest:], mine, strict=True):
+        # A tokenizer may cut answers into different numbers of tokens: only the answer's own count.
+        own = slice(longest - len(sample.answer), None)
+        hits.append(bool((row[own].argmax(-1) == truth[own]).all()))
+        nats.append(float(cross_entropy(row[own], truth[own])))
+    return hits, nats
+
+
+def _padded(loaded: LoadedModel, rows: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """Rows of ids, padded at the left, with a mask where one is needed."""
+    longest = max(map(len, rows))
+    ids = torch.tensor([[0] * (longest - len(row)) + list(row) for row in rows], device=loaded.device)
+    if all(len(row) == longest for row in rows):
+        return {"input_ids": ids}
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=loaded.device)
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+@torch.no_grad()
+def written_answers(loaded: LoadedModel, scheme: Scheme, drawn: Sequence[Question]) -> list[str]:
+    """What greedy decoding writes behind every prompt, up to `MORE` tokens beyond the expected answer's.
+
+    Raises:
+        ProbeError: no tokenizer.
+    """
+    tokenizer = loaded.tokenizer_for("a task that is answered in writing")
+    ends = getattr(loaded.model.generation_config, "eos_token_id", None)
+    pad = next(iter(ends), 0) if isinstance(ends, list | tuple) else ends or 0
+    said = []
+    with apply_scheme(loaded.model, scheme):
+        for mine in batches(drawn, max(len(one.prompt) + len(one.answer) for one in drawn)):
+            inputs = _padded(loaded, [one.prompt for one in mine])
+            inputs.setdefault("attention_mask", torch.ones_like(inputs["input_ids"]))
+            new = max(len(one.answer) for one in mine) + MORE
+            made = loaded.model.generate(
+                **inputs, do_sample=False, max_new_tokens=new, pad_token_id=pad, num_beams=1,
+                temperature=None, top_p=None, top_k=None,
+            )  # fmt: skip
+            # Each is cut to its own share, so that what is found does not depend on its neighbours.
+            for row, one in zip(made[:, inputs["input_ids"].shape[1] :], mine, strict=True):
+                said.append(str(tokenizer.decode(row[: len(one.answer) + MORE], skip_special_tokens=True)))
+    return said
+
+
+def heldout_nll(loaded: LoadedModel, scheme: Scheme, ids: Tensor, tick: Callable[[], None] = lambda: None) -> Tensor:
+    """NLL per position of every window, [samples, length], nats; entry 0 is NaN."""
+    rows = []
+    with apply_scheme(loaded.model, scheme):
+        for mine in ids.split(max(1, BATCH_TOKENS // ids.shape[1])):
+            rows.append(nll_per_position(loaded.model, mine.to(loaded.device)))
+            tick()
+    return torch.cat(rows)
