@@ -139,7 +139,8 @@ class Model:
         if isinstance(prompt, Tensor):
             return self.hf.generate(prompt, **options)
         ids = self.encode(prompt)
-        made = self.hf.generate(ids, **options)
+        # Without a mask, transformers takes a first token that is the model's pad token for padding.
+        made = self.hf.generate(ids, **{"attention_mask": torch.ones_like(ids)} | options)
         return self.tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True)
 
     def probe(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from transformers import PreTrainedTokenizerBase
 
@@ -20,6 +21,7 @@ class Tokens:
     """Units are the model's tokens: a length is what the model's window is counted in."""
 
     tokenizer: PreTrainedTokenizerBase
+    unit: ClassVar[str] = "tokens"
 
     def begun(self, text: str) -> list[int]:
         """Its ids, nothing put before or behind."""
@@ -49,6 +51,7 @@ class Words:
     tokenizer: PreTrainedTokenizerBase
     known: list[str] = field(default_factory=list)
     numbers: dict[str, int] = field(default_factory=dict)
+    unit: ClassVar[str] = "words"
 
     def begun(self, text: str) -> list[int]:
         """Its words, numbered in the order in which they were first seen."""

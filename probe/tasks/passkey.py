@@ -25,7 +25,7 @@ ANSWER = " {key}"
 KEY_WORDS = (
     "anchor", "bridge", "candle", "desert", "engine", "forest", "guitar", "hammer",
     "island", "jacket", "kitchen", "lantern", "mirror", "needle", "orange", "pencil",
-    "quartz", "ribbon", "silver", "tunnel", "violin", "window", "yellow", "zebra",
+    "quartz", "ribbon", "silver", "tunnel", "violin", "window", "acorn", "zebra",
 )  # fmt: skip
 """Keys of the word variant: common English words, none of them in the filler."""
 

@@ -67,15 +67,20 @@ class Frame:
             asked, starts = measure.inside(question + begun), []
         return cls(measure.begun(head), asked, starts, measure.inside(answer), around.before, around.after)
 
-    def room(self, measure: Measure, length: int) -> int:
+    def room(self, measure: Measure, length: int, needed: int = 0) -> int:
         """Units that are left for the body.
 
+        Args:
+            measure: counts them.
+            length: of prompt and answer.
+            needed: units that the body must have.
+
         Raises:
-            FieldError: fewer than none.
+            FieldError: fewer than `needed`.
         """
         taken = self.taken(measure)
-        if length < taken:
-            raise too_short(taken, length)
+        if length < taken + needed:
+            raise FieldError("lengths", hint=f"this task needs at least {taken + needed} {measure.unit}, got {length}")
         return length - taken
 
     def taken(self, measure: Measure) -> int:
@@ -91,11 +96,6 @@ class Frame:
         return Question(
             prompt + measure.final(self.begun, True), measure.final(self.answer, False), tuple(references), depth
         )
-
-
-def too_short(least: int, got: int) -> FieldError:
-    """The error for a length that does not hold the task."""
-    return FieldError("lengths", hint=f"this task needs at least {least} (counted as the lengths are), got {got}")
 
 
 _UNPRINTED = re.compile(r"[\x00-\x1f]")

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from scipy.special import zeta
@@ -21,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 
 from probe.tasks.haystack import NOISE, Haystack, hide, vocabulary
 from probe.tasks.measure import Measure
-from probe.tasks.questions import Frame, Question, too_short
+from probe.tasks.questions import Frame, Question
 
 Draw = np.random.Generator
 
@@ -117,9 +118,8 @@ class Needles:
         answers = [value for at in chosen for value in mine[at]]
         frame = self._frame(ask, [keys[at] for at in chosen], answers)
         needles = [(at, self._needle(ask, keys[at], value)) for at in range(self.hidden) for value in mine[at]]
-        room = frame.room(ask.measure, ask.length) - sum(len(units) for _, units in needles)
-        if room < 0:
-            raise too_short(ask.length - room, ask.length)
+        taken = sum(len(units) for _, units in needles)
+        room = frame.room(ask.measure, ask.length, taken) - taken
         single = len(answers) == 1
         placed = [(depth if single and at == chosen[0] else float(draw.random()), units) for at, units in needles]
         body, depths = hide(self._filler(ask, room, draw, set(keys)), placed)
@@ -201,9 +201,8 @@ def track_variables(ask: Ask, draw: Draw, depth: float) -> Question:
     question, begun = _tracked(value)
     frame = ask.frame(solved + _TRACK, question, begun, " " + " ".join(names))
     pieces = [ask.measure.inside(hop + ".") for hop in chain]
-    room = frame.room(ask.measure, ask.length) - sum(map(len, pieces))
-    if room < 0:
-        raise too_short(ask.length - room, ask.length)
+    taken = sum(map(len, pieces))
+    room = frame.room(ask.measure, ask.length, taken) - taken
     places = sorted(float(place) for place in draw.random(len(pieces)))
     body, _ = hide(Haystack(ask.measure, NOISE).take(room, draw), list(zip(places, pieces, strict=True)))
     return frame.ask(ask.measure, body, names)
@@ -238,10 +237,10 @@ def common_words(ask: Ask, draw: Draw, depth: float) -> Question:
     solved = _numbered(_shuffled(shown, 3, others, 1, draw))
     example = f"{_COUNT}{solved}{_COUNT_ASKED}{_COUNT_BEGUN}{_numbered(shown)}\n"
     frame = ask.frame(example + _COUNT, _COUNT_ASKED, _COUNT_BEGUN, _numbered(common))
-    room = frame.room(ask.measure, ask.length)
-    fitting = _most(lambda count: _size(ask, common * often + rare[:count] * seldom) <= room, len(rare))
-    if fitting is None:
-        raise too_short(ask.length - room + _size(ask, common * often), ask.length)
+    room = frame.room(ask.measure, ask.length, int(_sizes(ask, common, often, (), seldom)[0]))
+    # A word and its number take two units at least.
+    sizes = _sizes(ask, common, often, rare[: room // (2 * seldom) + 1], seldom)
+    fitting = int((sizes <= room).sum()) - 1
     body = _items(ask, _shuffled(common, often, rare[:fitting], seldom, draw))
     return frame.ask(ask.measure, _padding(ask, room - len(body)) + body, common)
 
@@ -255,16 +254,21 @@ def _items(ask: Ask, words: Sequence[str]) -> list[int]:
     ]
 
 
-def _size(ask: Ask, words: Sequence[str]) -> int:
-    """Units of a numbered list, in whatever order: numbers and words are cut apart."""
-    sizes = {word: len(ask.measure.inside(f" {word}")) for word in set(words)}
-    return sum(sizes[word] for word in words) + sum(len(ask.measure.inside(f" {n}.")) for n in range(1, len(words) + 1))
+def _sizes(ask: Ask, common: Sequence[str], often: int, rare: Sequence[str], seldom: int) -> Any:
+    """Units of a numbered list with the first 0, 1, 2, ... of the rare words: numbers and words are cut apart."""
+
+    def size(piece: str) -> int:
+        return len(ask.measure.inside(piece))
+
+    base = often * sum(size(f" {word}") for word in common)
+    words = base + seldom * np.cumsum([0, *(size(f" {word}") for word in rare)])
+    items = often * len(common) + seldom * np.arange(len(rare) + 1)
+    numbers = np.cumsum([0, *(size(f" {number}.") for number in range(1, int(items[-1]) + 1))])
+    return words + numbers[items]
 
 
-def _most(fits: Callable[[int], bool], most: int) -> int | None:
-    """The largest count up to `most` that fits, where more never fits better; None where not even 0 does."""
-    if not fits(0):
-        return None
+def _most(fits: Callable[[int], bool], most: int) -> int:
+    """The largest count up to `most` that fits, where more never fits better; 0 always does."""
     low, high = 0, most
     while low < high:
         middle = (low + high + 1) // 2
@@ -274,6 +278,8 @@ def _most(fits: Callable[[int], bool], most: int) -> int | None:
 
 _ALPHA = 2.0
 _DOTS = "..."
+_LEAST_CODED = 60
+"""Words in all from which the third to be named comes more often than the next: 2.3 times to 1.5, cut to whole ones."""
 
 
 def _coded(words: Sequence[str], total: int) -> list[str]:
@@ -295,13 +301,12 @@ def frequent_words(ask: Ask, draw: Draw, depth: float) -> Question:
         " Answer: According to the coded text above, the three most frequently appeared words are:",
         " " + ", ".join(made[:3]),
     )
-    room = frame.room(ask.measure, ask.length)
-    total = _most(lambda count: sum(sizes[word] for word in _coded(words, count)) <= room, room) or 0
-    text = _coded(words, total)
-    # At this many the third word comes once more often than the fourth: 0.98 and 0.55 times total / 16.
-    least = 40
-    if total < least:
-        raise too_short(ask.length - room + sum(sizes[word] for word in _coded(words, least)), ask.length)
+
+    def taken(total: int) -> int:
+        return sum(sizes[word] for word in _coded(words, total))
+
+    room = frame.room(ask.measure, ask.length, taken(_LEAST_CODED))
+    text = _coded(words, _most(lambda total: taken(total) <= room, room))
     body = [unit for at in draw.permutation(len(text)) for unit in ask.measure.inside(f" {text[at]}")]
     return frame.ask(ask.measure, _padding(ask, room - len(body)) + body, made[:3])
 
@@ -331,9 +336,7 @@ def longeval_lines(ask: Ask, draw: Draw, depth: float) -> Question:
         f" <{value}>",
     )
     needle, most = cut(wanted, value), len(ADJECTIVES) * len(NOUNS) - 1
-    room = frame.room(ask.measure, ask.length) - len(needle)
-    if room < 0:
-        raise too_short(ask.length - room, ask.length)
+    room = frame.room(ask.measure, ask.length, len(needle)) - len(needle)
     units: list[int] = []
     ends = []
     for _ in range(most):
