@@ -34,6 +34,7 @@ class Command:
         python: the same in Python, the last line of its help.
         more: what its help says besides, before that line.
         words: options that are not called as the parameter is: {"folder": "FOLDER"}.
+        foreign: whether everything behind its name is passed on as it is, options too.
     """
 
     name: str
@@ -43,12 +44,14 @@ class Command:
     python: str
     more: str = ""
     words: Mapping[str, str] = field(default_factory=dict)
+    foreign: bool = False
 
     def add_to(self, commands: Any) -> None:
         """Make its parser, among those of other commands."""
         parser = commands.add_parser(
             self.name, help=self.help, description=self.help, formatter_class=argparse.RawDescriptionHelpFormatter,
             epilog="\n".join(filter(None, (self.more, f"In Python: {self.python}"))),
+            **({"prefix_chars": "\0", "add_help": False} if self.foreign else {}),
         )  # fmt: skip
         self.add_options(parser)
         parser.set_defaults(run=self.run, words=self.words)

@@ -18,6 +18,7 @@ from probe.commands import (
     figure,
     frequencies,
     generate,
+    lm_eval,
     models,
     patch,
     peers,
@@ -34,7 +35,7 @@ from probe.commands.command import Command, Group, Parser
 from probe.commands.ending import exit_code, flags, stoppable
 
 COMMANDS: tuple[Command | Group, ...] = (
-    run.COMMAND, eval.COMMAND, causes.COMMAND, tune.COMMAND, frequencies.COMMAND, scan.COMMAND,
+    run.COMMAND, eval.COMMAND, lm_eval.COMMAND, causes.COMMAND, tune.COMMAND, frequencies.COMMAND, scan.COMMAND,
     study.COMMAND, signals.COMMAND, patch.COMMAND, generate.COMMAND, audit.COMMAND,
     bench.COMMAND, peers.COMMAND, tables.COMMAND, figure.COMMAND, models.COMMAND, schemes.COMMAND, choices.COMMAND,
     train.COMMAND, accept.COMMAND, app.COMMAND,
