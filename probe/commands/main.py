@@ -22,6 +22,7 @@ from probe.commands import (
     models,
     patch,
     peers,
+    report,
     run,
     scan,
     schemes,
@@ -37,8 +38,8 @@ from probe.commands.ending import exit_code, flags, stoppable
 COMMANDS: tuple[Command | Group, ...] = (
     run.COMMAND, eval.COMMAND, lm_eval.COMMAND, causes.COMMAND, tune.COMMAND, frequencies.COMMAND, scan.COMMAND,
     study.COMMAND, signals.COMMAND, patch.COMMAND, generate.COMMAND, audit.COMMAND,
-    bench.COMMAND, peers.COMMAND, tables.COMMAND, figure.COMMAND, models.COMMAND, schemes.COMMAND, choices.COMMAND,
-    train.COMMAND, accept.COMMAND, app.COMMAND,
+    bench.COMMAND, peers.COMMAND, tables.COMMAND, report.COMMAND, figure.COMMAND, models.COMMAND, schemes.COMMAND,
+    choices.COMMAND, train.COMMAND, accept.COMMAND, app.COMMAND,
 )  # fmt: skip
 
 

@@ -99,15 +99,25 @@ def markdown(result: Mapping[str, Any]) -> str:
     Raises:
         ProbeError: it is no result of an evaluation.
     """
-    return "\n\n".join(map(_table, parts(result)))
+    return "\n\n".join(section_table(part["settings"], part["rows"]) for part in parts(result))
 
 
-def _table(result: Mapping[str, Any]) -> str:
+def section_table(chosen: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    """A caption and a table of one model and task, schemes down and lengths across.
+
+    Args:
+        chosen: settings of that model and task, as `parts` has them.
+        rows: its rows.
+
+    Raises:
+        ProbeError: they are not of an evaluation.
+    """
     try:
-        rows, chosen = over_depths(result["rows"]), result["settings"]
+        rows = over_depths(rows)
         window = chosen["window"]
-        found = {(row["scheme"], row["length"]): row for row in rows}
-        schemes, lengths = (list(dict.fromkeys(row[key] for row in rows)) for key in ("scheme", "length"))
+        found = {(row["scheme"], row["length"]): dict(row) for row in rows}
+        schemes = list(dict.fromkeys(row["scheme"] for row in rows))
+        lengths = sorted({row["length"] for row in rows})
         words = chosen.get("unit") == "words"
         titles = ["scheme", *(f"{one} words" if words else f"{one} ({one / window:g}M)" for one in lengths)]
         cells = [[f"`{name}`", *(_cell(found.get((name, length))) for length in lengths)] for name in schemes]
