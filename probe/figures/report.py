@@ -199,7 +199,7 @@ def _shown(section: Section) -> str:
     title = escape(section.title.replace("`", ""))
     parts = [
         f"<h2>{escape(section.model)}: {escape(section.task)}</h2>",
-        f"<p class=note>{escape(section.title.replace('`', ''))}</p>",
+        f"<p class=note>{title}</p>",
     ]
     if section.cannot is not None:
         parts.append(f"<p>Not drawn, since it says nothing about longer inputs: {escape(section.cannot)}.</p>")
