@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from probe.bench.growth import growths
 from probe.errors import ProbeError
 from probe.results import pipe_table
 
@@ -100,6 +101,24 @@ def _sections(rows: Sequence[dict[str, Any]]) -> list[str]:
     return parts
 
 
+def growth_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Exponents of time and memory over the length, where there are enough lengths; empty otherwise."""
+    found = growths(rows)
+    if not found:
+        return ""
+    cells = [
+        [
+            one.what,
+            one.scheme,
+            f"{one.shortest} to {one.longest}",
+            f"{one.exponent:.2f} ({one.low:.2f} to {one.high:.2f})",
+        ]
+        for one in found
+    ]
+    titles = ["measured", "scheme", "tokens", "grows like length to the power (95%)"]
+    return pipe_table(titles, cells, [False, False, False, True])
+
+
 def markdown(result: Mapping[str, Any]) -> str:
     """A caption and a table, or several where the rows are of several kinds.
 
@@ -112,5 +131,5 @@ def markdown(result: Mapping[str, Any]) -> str:
     rows = result["rows"]
     if not rows:
         raise ProbeError('expected a benchmark result with "rows", got none')
-    parts = _sections(rows) if any("kind" in row for row in rows) else [table(rows)]
+    parts = _sections(rows) if any("kind" in row for row in rows) else [table(rows), growth_table(rows)]
     return "\n\n".join(filter(None, (_caption(result["settings"], result["provenance"]), *parts)))

@@ -6,9 +6,11 @@ import json
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from probe.bench import tables
+from probe.bench.growth import growths
 from probe.commands.main import main
 
 ROWS = [
@@ -95,3 +97,31 @@ def test_the_figure_has_a_line_per_scheme_and_panel(tmp_path: Path) -> None:
     # Logarithmic: twice the time is the same way up everywhere, and more is higher.
     steps = {round(a[1] - b[1], 1) for a, b in zip(first, second, strict=True)}
     assert min(steps) > 0 and max(steps) - min(steps) < 0.15  # written to a tenth
+
+
+def test_growth_is_the_exponent_of_a_power_law() -> None:
+    """Made of known exponents; the interval of noisy ones holds the truth."""
+    rng = np.random.default_rng(0)
+    lengths = [1024 * 2**n for n in range(6)]
+    rows = [
+        {
+            "what": "prefill",
+            "scheme": scheme,
+            "length": length,
+            "seconds": 1e-6 * length**power * noise,
+            "peak_bytes": None,
+        }
+        for scheme, power, wobble in (("a", 2.0, 0.0), ("b", 1.0, 0.1))
+        for length in lengths
+        for noise in [float(np.exp(wobble * rng.standard_normal()))]
+    ] + [
+        {"what": "memory", "scheme": "a", "length": length, "seconds": None, "peak_bytes": 7 * length}
+        for length in lengths
+    ]
+    found = {(one.what, one.scheme): one for one in growths(rows)}
+    assert found["prefill time", "a"].exponent == pytest.approx(2) and found["memory", "a"].exponent == pytest.approx(1)
+    noisy = found["prefill time", "b"]
+    assert noisy.low < 1 < noisy.high and noisy.high - noisy.low < 0.5
+    assert (noisy.shortest, noisy.longest) == (1024, 32768)
+    assert growths(rows[:2]) == [] and tables.growth_table(rows[:2]) == ""
+    assert "| prefill time | a | 1024 to 32768 | 2.00 (2.00 to 2.00) |" in tables.growth_table(rows)
