@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import slowness
 import torch
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
@@ -34,6 +35,19 @@ settings.register_profile(
     "weavescope", deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 settings.load_profile("weavescope")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--record-times", action="store_true", help="measure which tests are slow: tests/slow.txt")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--record-times"):
+        config.pluginmanager.register(slowness.Times())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    slowness.mark(items)
 
 
 @pytest.fixture(scope="session")

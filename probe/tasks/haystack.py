@@ -62,36 +62,43 @@ def vocabulary() -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-class Haystack:
-    """A stream of filler, over and over.
+@lru_cache(maxsize=4)
+def _sentences(spec: str) -> tuple[str, ...]:
+    """What a haystack repeats, each as it comes inside a text."""
+    if spec == NOISE:
+        return FILLER
+    found = re.split(r"(?<=[.!?])\s+", " ".join(haystack_text(spec).split()))
+    return tuple(f" {sentence}" for sentence in found if sentence)
+
+
+def take_haystack(measure: Measure, spec: str, count: int, rng: np.random.Generator) -> tuple[list[int], list[int]]:
+    """Filler from a haystack, which begins anew where it ends.
 
     Args:
         measure: cuts it into units.
         spec: one of `HAYSTACKS`.
+        count: units to take.
+        rng: draws the sentence to begin with.
+
+    Returns:
+        (the units, where sentences end in them).
 
     Raises:
-        FieldError: there is no such thing, or it cannot be read.
+        FieldError: there is no such haystack, or it cannot be read.
     """
-
-    def __init__(self, measure: Measure, spec: str) -> None:
-        if spec == NOISE:
-            pieces = [measure.inside(sentence) for sentence in FILLER]
-        else:
-            sentences = re.split(r"(?<=[.!?])\s+", " ".join(haystack_text(spec).split()))
-            pieces = [measure.inside(" " + sentence) for sentence in sentences if sentence]
-        self.units = [unit for piece in pieces for unit in piece]
-        ends = np.cumsum([len(piece) for piece in pieces])
-        self.ends: list[int] = [int(end) for end in ends]
-        """Where sentences end, counted from the start of the stream."""
-
-    def take(self, count: int, rng: np.random.Generator) -> tuple[list[int], list[int]]:
-        """(`count` units from the beginning of a sentence drawn at random, where sentences end in them)."""
-        starts = [0, *self.ends[:-1]]
-        begin, size = starts[int(rng.integers(len(starts)))], len(self.units)
-        rounds = (begin + count) // size + 1
-        taken = (self.units * rounds)[begin : begin + count]
-        ends = [end + turn * size - begin for turn in range(rounds) for end in self.ends]
-        return taken, [end for end in ends if 0 < end <= count]
+    sentences = _sentences(spec)
+    at = int(rng.integers(len(sentences)))
+    cut: dict[int, list[int]] = {}
+    units: list[int] = []
+    ends = []
+    while len(units) < count:
+        number = at % len(sentences)
+        if number not in cut:
+            cut[number] = measure.inside(sentences[number])
+        units += cut[number]
+        ends.append(len(units))
+        at += 1
+    return units[:count], [end for end in ends if end <= count]
 
 
 def snapped(place: int, ends: Sequence[int], room: int) -> int:
@@ -109,7 +116,7 @@ def hide(
     """Put needles into filler.
 
     Args:
-        filler: from `Haystack.take`.
+        filler: from `take_haystack`.
         needles: (share of the filler that comes before it, its units), in any order.
 
     Returns:

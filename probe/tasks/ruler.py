@@ -20,7 +20,7 @@ import numpy as np
 from scipy.special import zeta
 from transformers import PreTrainedTokenizerBase
 
-from probe.tasks.haystack import NOISE, Haystack, hide, vocabulary
+from probe.tasks.haystack import NOISE, hide, take_haystack, vocabulary
 from probe.tasks.measure import Measure
 from probe.tasks.questions import Frame, Question
 
@@ -131,7 +131,7 @@ class Needles:
 
     def _filler(self, ask: Ask, room: int, draw: Draw, taken: set[str]) -> tuple[list[int], list[int]]:
         if self.haystack != "needles":
-            return Haystack(ask.measure, NOISE if self.haystack == NOISE else ask.haystack).take(room, draw)
+            return take_haystack(ask.measure, NOISE if self.haystack == NOISE else ask.haystack, room, draw)
         units: list[int] = []
         ends: list[int] = []
         while True:
@@ -165,7 +165,7 @@ class Needles:
 
 def _padding(ask: Ask, count: int) -> list[int]:
     """Noise that fills up what whole items left."""
-    return Haystack(ask.measure, NOISE).take(count, np.random.default_rng(0))[0]
+    return take_haystack(ask.measure, NOISE, count, np.random.default_rng(0))[0]
 
 
 _HOPS = 4
@@ -204,7 +204,7 @@ def track_variables(ask: Ask, draw: Draw, depth: float) -> Question:
     taken = sum(map(len, pieces))
     room = frame.room(ask.measure, ask.length, taken) - taken
     places = sorted(float(place) for place in draw.random(len(pieces)))
-    body, _ = hide(Haystack(ask.measure, NOISE).take(room, draw), list(zip(places, pieces, strict=True)))
+    body, _ = hide(take_haystack(ask.measure, NOISE, room, draw), list(zip(places, pieces, strict=True)))
     return frame.ask(ask.measure, body, names)
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import weavescope as ws
+from probe.commands.main import main
 from probe.errors import ProbeError
 from probe.tasks.scoring import draw_passkeys, passkey_hits
 
@@ -209,10 +210,21 @@ def test_the_command_line_is_the_harnesss(local_task: Path, tmp_path: Path) -> N
     written = json.loads(file.read_text())
     assert score(written) == 1.0 and written["config"]["weavescope_window"] == 512
     assert np.isclose(written["config"]["weavescope_max_length"], 64 * 512)
-    failing = [*command[:5], "pretrained=rope,scheme=magic", *command[6:]]
-    done = subprocess.run(failing, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 2 and "unknown scheme 'magic'" in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr
+
+
+def test_what_does_not_fit_is_a_line(local_task: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [
+        "lm-eval",
+        "--model_args",
+        "pretrained=rope,scheme=magic",
+        "--include_path",
+        str(local_task),
+        "--tasks",
+    ]
+    for task, says in (("passkey_1024", "unknown scheme 'magic'"), ("no_such_task", "Tasks not found: no_such_task")):
+        assert main(["lm-eval", *given, "--tasks", task]) == 2
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert said.startswith("probe: error:") and says in said
 
 
 def test_without_the_harness_it_says_how_to_get_it() -> None:
