@@ -213,14 +213,7 @@ def test_the_command_line_is_the_harnesss(local_task: Path, tmp_path: Path) -> N
 
 
 def test_what_does_not_fit_is_a_line(local_task: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = [
-        "lm-eval",
-        "--model_args",
-        "pretrained=rope,scheme=magic",
-        "--include_path",
-        str(local_task),
-        "--tasks",
-    ]
+    given = ["--model_args", "pretrained=rope,scheme=magic", "--include_path", str(local_task)]
     for task, says in (("passkey_1024", "unknown scheme 'magic'"), ("no_such_task", "Tasks not found: no_such_task")):
         assert main(["lm-eval", *given, "--tasks", task]) == 2
         said = capsys.readouterr().err.splitlines()[-1]
