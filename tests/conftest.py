@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +30,8 @@ install_import_hook(
     "typecheck.checked",
 )
 
+from probe.tables import load_plugins, tables  # noqa: E402  # after the hook
+
 torch.set_num_threads(1)
 settings.register_profile(
     "weavescope", deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -48,6 +50,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     slowness.mark(items)
+
+
+@pytest.fixture(autouse=True)
+def _tables_as_they_were() -> Iterator[None]:
+    """Rows that a test registers are not there for others."""
+    load_plugins()
+    before = [(table, dict(table._rows)) for table in tables()]
+    yield
+    for table, rows in before:
+        table._rows = rows
 
 
 @pytest.fixture(scope="session")

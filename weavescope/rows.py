@@ -19,20 +19,25 @@ from probe.schemes.options import Option
 from probe.schemes.presets import Parameter, Preset
 from probe.seam.families import Family
 from probe.tasks.inputs import InputKind
-from probe.tasks.table import Task
+from probe.tasks.measure import Unit
+from probe.tasks.table import Asked, Cell, Mark, Task
 from probe.thresholds.detectors import Detection, Detector, DetectorSettings, Untold
 
 __all__ = [
+    "Asked",
     "AttentionSite",
+    "Cell",
     "Detection",
     "Detector",
     "DetectorSettings",
     "Family",
     "InputKind",
+    "Mark",
     "ModuleSite",
     "Option",
     "Parameter",
     "Preset",
     "Task",
+    "Unit",
     "Untold",
 ]

@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 
 import weavescope
-from probe.tables import tables
 
 METHODS = (FunctionType, classmethod, staticmethod, property, cached_property)
 SNAPSHOT = Path(__file__).parent / "public_api.txt"
@@ -93,12 +92,7 @@ def test_importing_it_loads_neither_torch_nor_transformers() -> None:
 
 @pytest.mark.parametrize("name", DOCUMENTED)
 def test_the_examples_in_docstrings_run(name: str) -> None:
-    before = {table.what: dict(table._rows) for table in tables()}
-    try:
-        found = doctest.testmod(importlib.import_module(name))
-    finally:
-        for table in tables():  # rows that an example registers are not there for other tests
-            table._rows = before.get(table.what, table._rows)
+    found = doctest.testmod(importlib.import_module(name))
     assert found.attempted > 0 and found.failed == 0
 
 
