@@ -24,6 +24,7 @@ from probe.commands import (
     peers,
     report,
     run,
+    runs,
     scan,
     schemes,
     signals,
@@ -38,8 +39,8 @@ from probe.commands.ending import exit_code, flags, stoppable
 COMMANDS: tuple[Command | Group, ...] = (
     run.COMMAND, eval.COMMAND, lm_eval.COMMAND, causes.COMMAND, tune.COMMAND, frequencies.COMMAND, scan.COMMAND,
     study.COMMAND, signals.COMMAND, patch.COMMAND, generate.COMMAND, audit.COMMAND,
-    bench.COMMAND, peers.COMMAND, tables.COMMAND, report.COMMAND, figure.COMMAND, models.COMMAND, schemes.COMMAND,
-    choices.COMMAND, train.COMMAND, accept.COMMAND, app.COMMAND,
+    bench.COMMAND, peers.COMMAND, tables.COMMAND, report.COMMAND, runs.COMMAND, figure.COMMAND, models.COMMAND,
+    schemes.COMMAND, choices.COMMAND, train.COMMAND, accept.COMMAND, app.COMMAND,
 )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from probe.errors import FieldError, literal, unknown
 from probe.models.load import LoadedModel
 from probe.provenance import Provenance
+from probe.recording.checksums import write_sums
 from probe.recording.folder import SAMPLES, Run, new_run_folder, write_json, write_table, write_trace
 from probe.recording.hooks import Recording, check_sites, record
 from probe.recording.info import DetectionRecord, RunInfo, SchemeRecord
@@ -272,12 +273,13 @@ def run_probe(
             if len(plan.ids) > 1:
                 write_trace(part / SAMPLES, {spec: one.each for spec, one in passes.items()})
             _write(part, info, recorded, [verdict for verdicts in judged for verdict in verdicts])
-        _draw(part)
+        draw_figure(part)
         store.drop()
+        write_sums(part)
     return Run(out.expanduser().absolute())
 
 
-def _draw(part: Path) -> None:
+def draw_figure(part: Path) -> None:
     """Write `figure.html`; a machine without plotly records all the same, and draws nothing."""
     try:
         from probe.figures.page import share_script, write_page
@@ -386,5 +388,10 @@ def _write(part: Path, info: RunInfo, recorded: Recorded, verdicts: Sequence[Ver
             "nll": np.concatenate([nll[1:] for nll in recorded.nll.values()]),
         },
     )
+    write_verdicts(part, verdicts)
+
+
+def write_verdicts(part: Path, verdicts: Sequence[Verdict]) -> None:
+    """Write the table of verdicts of every detector into a run folder."""
     names = [one.name for one in fields(Verdict)]
     write_table(part / "thresholds.parquet", {name: [getattr(verdict, name) for verdict in verdicts] for name in names})

@@ -36,7 +36,7 @@ def leftovers(folder: Path) -> list[str]:
 def test_a_run_folder_holds_everything_and_reads_back(tiny_folder: Path, tmp_path: Path) -> None:
     run = run_probe(load_model(str(tiny_folder)), SETTINGS, tmp_path / "run")
     assert {path.name for path in run.path.iterdir()} == {
-        "run.json", "trace.safetensors", "nll.parquet", "thresholds.parquet",
+        "run.json", "trace.safetensors", "nll.parquet", "thresholds.parquet", "SHA256SUMS",
         *(["figure.html"] if find_spec("plotly") else []),
     }  # fmt: skip
     written = json.loads((run.path / "run.json").read_text())
