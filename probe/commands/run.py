@@ -15,6 +15,8 @@ from probe.commands.command import Command
 from probe.text import parse_numbers
 
 if TYPE_CHECKING:
+    from probe.models.load import LoadedModel
+    from probe.recording.info import RunInfo
     from probe.studies.passes import PassStore
 
 _EXAMPLES = """\
@@ -78,6 +80,11 @@ def _options(parser: argparse.ArgumentParser) -> None:
         "--resume", type=options.path, metavar="FOLDER",
         help="go on with a run that was interrupted, from the folder that it left; what else it needs is in there",
     )  # fmt: skip
+    how.add_argument(
+        "--reproduce", type=options.path, metavar="RUN",
+        help="make that run once more and compare; its settings count, of those here only --out, --json, --quiet, "
+        "--trust-remote-code and --allow-pickle; exit code 1 where a verdict differs",
+    )  # fmt: skip
     options.add_json(how)
     how.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -88,7 +95,7 @@ def _numbers(text: str | None, what: str, everything: Sequence[int]) -> tuple[in
     return parse_numbers(text, what, everything)
 
 
-_OWN = ("run", "words", "resume", "quiet", "json")
+_OWN = ("run", "words", "resume", "reproduce", "quiet", "json")
 """What is not part of what is gone on with."""
 
 
@@ -110,10 +117,29 @@ def _stored(args: argparse.Namespace) -> PassStore:
     return PassStore(folder, command, resumed=True)
 
 
-def _run(args: argparse.Namespace) -> None:
+def _reproduced(args: argparse.Namespace) -> int:
+    """Make a run once more and say what differs."""
+    from probe.models.load import load_model
+    from probe.studies.reproduce import reproduce
+
+    def load(info: RunInfo) -> LoadedModel:
+        return load_model(
+            info.model, device=info.device, dtype=info.dtype, window=info.window, length=info.input.length,
+            trust_remote_code=args.trust_remote_code, allow_pickle=args.allow_pickle,
+        )  # fmt: skip
+
+    with options.bar(args.quiet) as (progress, _):
+        changed, rows = reproduce(args.reproduce, args.out, load=load, progress=progress)
+    show.reproduced(changed, rows, args.json)
+    return int(not all(row.alike for row in rows))
+
+
+def _run(args: argparse.Namespace) -> int | None:
     from probe.studies.run import RunSettings, run_probe
     from probe.thresholds.detectors import DetectorSettings
 
+    if args.reproduce is not None:
+        return _reproduced(args)
     store = _stored(args)
     settings = RunSettings(
         sites=tuple(dict.fromkeys(part.strip() for part in args.site.split(","))), schemes=args.scheme,
@@ -137,6 +163,7 @@ def _run(args: argparse.Namespace) -> None:
             )
         raise
     show.run(run, args.json)
+    return None
 
 
 COMMAND = Command(

@@ -126,6 +126,19 @@ def _intervals(run: Run) -> None:
     print(f"measured, 95% over {run.info.input.samples} samples: {told or 'none fails'}")
 
 
+def reproduced(changed: Sequence[str], rows: Sequence[Any], json_only: bool) -> None:
+    """What came out differently when a run was made once more, a row per scheme."""
+    if json_only:
+        as_json({"changed": list(changed), "rows": [asdict(row) for row in rows]})
+        return
+    print("made with the same" if not changed else "changed since: " + "; ".join(changed))
+    print(format_table([asdict(row) for row in rows], ("scheme", "values", "nll", "verdicts", "of")))
+    same = all(row.values == 0 and not row.nll > 0 for row in rows)
+    print("\nvalues: largest difference over the largest magnitude of a place; nll: largest, nats")
+    print("the same to the bit" if same else "every verdict is alike" if all(row.alike for row in rows)
+          else "some verdicts differ")  # fmt: skip
+
+
 def evaluation(result: Result[Any], json_only: bool) -> None:
     """Scores, a row per length and scheme."""
     if json_only:
