@@ -25,6 +25,7 @@ from probe.defaults import OTHER_SCHEMES, ROPE_SCHEMES, WINDOW_FIELDS
 from probe.errors import FieldError, ProbeError, literal, unknown
 from probe.models.embedded import EMBEDDED, MODELS
 from probe.models.fetched import FETCHED, fetch
+from probe.models.plausible import check_plausible
 from probe.seam.construction import PREFIX, ProbedModel, load_construction
 from probe.seam.families import Family, family_of, unwrapped
 from probe.seam.positions import Rope
@@ -283,7 +284,12 @@ def _config(name: str, source: str, trust_remote_code: bool) -> PretrainedConfig
         ProbeError: there is none that can be read.
     """
     try:
+        raw = PretrainedConfig.get_config_dict(source)[0]
+        if isinstance(raw, dict):
+            check_plausible(raw, f"model folder {source}" if Path(source).is_dir() else f"model {name}")
         return AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+    except ProbeError:
+        raise
     except Exception as error:
         if Path(source).is_dir():
             raise ProbeError(
