@@ -184,11 +184,11 @@ def bar(quiet: bool) -> Iterator[tuple[Callable[[float, str], None], Callable[[]
     )  # fmt: skip
 
     def progress(share: float, line: str) -> None:
-        if file:
-            _told(Path(file), share, line)
         nonlocal shown
         if (line, round(100 * share)) != shown:
             shown = line, round(100 * share)
+            if file:
+                _told(Path(file), share, line)
             drawn.set_description_str(line, refresh=False)
             drawn.n = shown[1]
             drawn.refresh()
