@@ -10,6 +10,9 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 
+# plotly looks for pandas among the loaded modules, and takes one that another session is just importing for whole: two
+# tabs that open a fresh server at once broke one of them. This waits until it is.
+import pandas  # noqa: F401
 import streamlit as st
 
 

@@ -231,3 +231,14 @@ def test_only_this_machine_can_open_it(port):
     with contextlib.closing(socket.socket()) as knock:
         knock.settimeout(5)
         assert knock.connect_ex((outward, port)) != 0
+
+
+def test_tabs_that_open_a_fresh_server_at_once_are_all_drawn(chromium, tmp_path):
+    """Each session imports what it needs in a thread of its own."""
+    with serving(tmp_path) as (fresh, _):
+        pages = [chromium.new_context().new_page() for _ in range(3)]
+        for page, path in zip(pages, ("", "theory", "where"), strict=True):
+            page.goto(f"http://localhost:{fresh}/{path}", wait_until="commit")
+        for page in pages:
+            drawn(page)
+            page.context.close()
