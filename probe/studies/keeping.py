@@ -174,9 +174,11 @@ def repair(path: Path) -> Checked:
         What is found afterwards. What was recorded cannot be mended: `again` makes it once more.
     """
     before = check(path)
-    if before.whole and read_sums(path):
+    if before.whole:
+        if not read_sums(path):
+            write_sums(path)
         return before
-    if not before.whole and not before.mendable:
+    if not before.mendable:
         return before
     run = Run(path)
     verdicts = [verdict for name in DETECTORS for verdict in judge_run(run, name, settings_of(run.info))]

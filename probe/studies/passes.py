@@ -49,17 +49,24 @@ class Pass:
         return found
 
 
+def made_here() -> dict[str, Any]:
+    """What everything that is computed depends on, whatever the model, as JSON has it."""
+    source = Provenance.now()
+    return {
+        "versions": {name: source.versions.get(name) for name in ("weavescope", "torch", "transformers")},
+        "git_commit": source.git_commit,
+    }
+
+
 def made_by(loaded: LoadedModel) -> dict[str, Any]:
     """What everything that a model computes depends on, as JSON has it."""
-    source = Provenance.now()
     return {
         "model": loaded.name,
         "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
         "window": loaded.window,
         "dtype": str(loaded.model.dtype),
         "device": loaded.device.type,
-        "versions": {name: source.versions.get(name) for name in ("weavescope", "torch", "transformers")},
-        "git_commit": source.git_commit,
+        **made_here(),
     }
 
 

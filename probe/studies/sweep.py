@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ from probe.recording.folder import write_table
 from probe.results import Records, Result
 from probe.studies.evaluate import Evaluation
 from probe.studies.journal import Journal
+from probe.studies.passes import made_here
 
 TABLE = "samples.parquet"
 
 
 @dataclass
 class Sweep:
-    """Evaluations of several models under way; `rows` are those of all.
+    """Evaluations of several models under way.
 
     Attributes:
         load: loads a model by its name.
@@ -37,47 +39,57 @@ class Sweep:
     make: Callable[[LoadedModel, Journal], Evaluation]
     keep: Path | None = None
     tell: Callable[[str], None] = lambda line: None
-    rows: list[Any] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.journal = Journal(self.keep)
         self._settings: list[dict[str, Any]] = []
         self._costs: list[float] = []
         self.total = 0
-        for name in self.models:  # each is loaded once to be checked, and held only if it is alone
+        self._before: list[Any] = []
+        self._now: Evaluation | None = None
+        self._at = 0
+        for name in self.models:  # each is loaded once to be checked; only one is held at a time
+            self._now = None
             self._now = self.make(self.load(name), self.journal)
             self._settings.append(self._now.settings())
             self._costs.append(self._now.cost)
             self.total += self._now.total
-        self._at = 0
+
+    @property
+    def rows(self) -> list[Any]:
+        """Those of all models that are done."""
+        return self._before + (self._now.rows if self._now is not None else [])
 
     @property
     def share(self) -> float:
         """Of the tokens that all of it will read, those that are read, 0 to 1."""
-        done = sum(self._costs[: self._at]) + self._costs[min(self._at, len(self._costs) - 1)] * self._now.share
-        return min(1.0, done / sum(self._costs))
+        now = self._costs[self._at] * self._now.share if self._now is not None else 0.0
+        return min(1.0, (sum(self._costs[: self._at]) + now) / sum(self._costs))
 
     def run(self) -> Iterator[str]:
         """Fill `rows`; yields what each cell was."""
-        with self.journal.opened(_made_with()):
+        with self.journal.opened(made_here()):
             try:
                 for at, name in enumerate(self.models):
-                    if len(self.models) > 1:
-                        self._now = self.make(self.load(name), self.journal)
-                    self._now.tell, self._at = self.tell, at
-                    rows = len(self.rows)
-                    for line in self._now.run():
-                        self.rows[rows:] = self._now.rows
-                        yield line if len(self.models) == 1 else f"{name}: {line}"
+                    self._at = at
+                    yield from self._lines(name)
             finally:
-                self.rows[rows:] = self._now.rows
                 self._write_table()
+
+    def _lines(self, name: str) -> Iterator[str]:
+        """What the cells of one model are; its evaluation takes the place of the one before."""
+        if len(self.models) > 1 or self._now is None:
+            self._before, self._now = self.rows, None
+            self._now = self.make(self.load(name), self.journal)
+        self._now.tell = self.tell
+        for line in self._now.run():
+            yield line if len(self.models) == 1 else f"{name}: {line}"
 
     def _write_table(self) -> None:
         """One tidy table: a row per sample, with all that it was made with."""
         if self.keep is None:
             return
-        lines = [{**_parsed(key), "number": number, **row} for (key, number), row in self.journal.kept.items()]
+        lines = [{**json.loads(key), "number": number, **row} for (key, number), row in self.journal.kept.items()]
         samples = [line for line in lines if line["number"] >= 0]
         if samples:
             names = list(dict.fromkeys(name for line in samples for name in line))
@@ -92,19 +104,3 @@ class Sweep:
             lengths = {one["model"]: one["lengths"] for one in self._settings}
             settings |= {"model": ",".join(windows), "window": None, "windows": windows, "lengths": lengths}
         return Result("eval", settings, Provenance.now(), Records(self.rows), complete)
-
-
-def _parsed(key: str) -> dict[str, Any]:
-    import json
-
-    found: dict[str, Any] = json.loads(key)
-    return found
-
-
-def _made_with() -> dict[str, Any]:
-    """What samples of any model depend on beside their own settings."""
-    source = Provenance.now()
-    return {
-        "versions": {name: source.versions.get(name) for name in ("weavescope", "torch", "transformers")},
-        "git_commit": source.git_commit,
-    }
