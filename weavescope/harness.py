@@ -27,6 +27,7 @@ from probe.models.load import LoadedModel, load_model
 from probe.provenance import Provenance
 from probe.schemes import ORIGIN, Scheme, parse_scheme
 from probe.seam.apply import apply_scheme, check_scheme
+from probe.tasks.scoring import padded
 
 if TYPE_CHECKING:
     from lm_eval.models.huggingface import HFLM
@@ -141,9 +142,8 @@ class WeaveLM(HFLM):
         for number, (_, context, continuation) in enumerate(requests):
             groups.setdefault(self._read(context, continuation), []).append(number)
         found: dict[int, tuple[float, bool]] = {}
-        inputs = sorted(
-            groups, key=lambda read: (-len(read), read)
-        )  # the longest first: what does not fit fails at once
+        # The longest first: what does not fit fails at once.
+        inputs = sorted(groups, key=lambda read: (-len(read), read))
         size = override_bs or (self._detect_batch_size() if self.batch_size == "auto" else int(self.batch_size))
         hidden = disable_tqdm or self.rank != 0
         with tqdm(total=len(requests), disable=hidden, desc="Running loglikelihood requests") as bar:
@@ -173,14 +173,9 @@ class WeaveLM(HFLM):
     @torch.no_grad()
     def _last_logits(self, batch: Sequence[tuple[int, ...]], count: int) -> Tensor:
         """Logits [batch, count, vocabulary] of the last positions."""
-        longest = max(map(len, batch))
-        ids = torch.tensor([[0] * (longest - len(read)) + list(read) for read in batch], device=self.device)
-        options: dict[str, Any] = {} if count >= longest else {"logits_to_keep": count}
-        if any(len(read) < longest for read in batch):
-            mask = [[0] * (longest - len(read)) + [1] * len(read) for read in batch]
-            options["attention_mask"] = torch.tensor(mask, device=self.device)
+        options: dict[str, Any] = {} if count >= max(map(len, batch)) else {"logits_to_keep": count}
         with apply_scheme(self.model, self.scheme):
-            logits: Tensor = self.model(input_ids=ids, use_cache=False, **options).logits
+            logits: Tensor = self.model(**padded(batch, self.device), use_cache=False, **options).logits
         return logits
 
     def _answer(self, logits: Tensor, request: Request) -> tuple[float, bool]:

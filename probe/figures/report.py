@@ -12,7 +12,7 @@ from plotly.offline import get_plotlyjs
 
 from probe.figures.style import WINDOW_COLOUR, scheme_colour
 from probe.tasks.context import DEFINITION
-from probe.tasks.report import Section, choices, sections
+from probe.tasks.report import Section, choices, context_cells, sections
 from probe.tasks.tables import measured
 
 _DASHES = ("solid", "dash", "dot", "dashdot")
@@ -180,17 +180,9 @@ def _chosen(found: Sequence[Section]) -> str:
 def _contexts(found: Sequence[Section]) -> str:
     parts = ["<h2>Effective context</h2>", f"<p>{escape(DEFINITION)}</p>"]
     for model in dict.fromkeys(one.model for one in found):
-        mine = [one for one in found if one.model == model]
-        by_task = [{reach.scheme: reach for reach in one.reaches} for one in mine]
-        schemes = dict.fromkeys(scheme for reach in by_task for scheme in reach)
-        rows = [
-            [_markdown_code(scheme), *(
-                "not measured" if scheme not in reach else
-                escape(reach[scheme].said) if reach[scheme].told else "cannot tell" for reach in by_task
-            )]
-            for scheme in schemes
-        ]  # fmt: skip
-        parts += [f"<h3>{_markdown_code(model)}</h3>", _table(["scheme", *(one.task for one in mine)], rows)]
+        titles, cells = context_cells(found, model)
+        rows = [[_markdown_code(scheme), *map(escape, rest)] for scheme, *rest in cells]
+        parts += [f"<h3>{_markdown_code(model)}</h3>", _table(titles, rows)]
     return "".join(parts)
 
 

@@ -158,17 +158,22 @@ def _last(section: Section, scheme: str) -> float:
     return (values[-1] if section.share else -values[-1]) if values else float("-inf")
 
 
-def context_table(found: Sequence[Section], model: str) -> str:
-    """Effective context as Markdown: schemes down, tasks across."""
+def context_cells(found: Sequence[Section], model: str) -> tuple[list[str], list[list[str]]]:
+    """Effective context of a model's schemes: (titles, a row per scheme), the scheme first, then its tasks."""
     mine = [one for one in found if one.model == model]
     by_task = [{reach.scheme: reach for reach in one.reaches} for one in mine]
     schemes = dict.fromkeys(scheme for reach in by_task for scheme in reach)
     cells = [
-        [f"`{scheme}`", *("not measured" if scheme not in reach else reach[scheme].said if reach[scheme].told
+        [scheme, *("not measured" if scheme not in reach else reach[scheme].said if reach[scheme].told
                           else "cannot tell" for reach in by_task)]
         for scheme in schemes
     ]  # fmt: skip
-    return pipe_table(["scheme", *(one.task for one in mine)], cells, [False] * (1 + len(mine)))
+    return ["scheme", *(one.task for one in mine)], cells
+
+
+def _context_table(found: Sequence[Section], model: str) -> str:
+    titles, cells = context_cells(found, model)
+    return pipe_table(titles, [[f"`{scheme}`", *rest] for scheme, *rest in cells], [False] * len(titles))
 
 
 def markdown(results: Sequence[Mapping[str, Any]]) -> str:
@@ -179,7 +184,7 @@ def markdown(results: Sequence[Mapping[str, Any]]) -> str:
         lines.append(f"- `{choice.model}`: " + (f"`{choice.scheme}` " if choice.scheme else "") + choice.said)
     lines += ["", "## Effective context", "", DEFINITION, ""]
     for model in dict.fromkeys(one.model for one in found):
-        lines += [f"`{model}`", "", context_table(found, model), ""]
+        lines += [f"`{model}`", "", _context_table(found, model), ""]
     for one in found:
         lines += [f"## {one.model}: {one.task}", ""]
         if one.cannot is not None:

@@ -36,6 +36,11 @@ def batches(items: Sequence[T], length: int) -> list[Sequence[T]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
+def depth_grid(depths: int) -> list[float]:
+    """So many depths from 0 to 1, both included; one is the middle."""
+    return [0.5] if depths == 1 else [at / (depths - 1) for at in range(depths)]
+
+
 def spread_depths(samples: int, rng: np.random.Generator, depths: int | None = None) -> list[float]:
     """Where what is hidden stands, the share of filler before it, for each sample.
 
@@ -47,7 +52,7 @@ def spread_depths(samples: int, rng: np.random.Generator, depths: int | None = N
     """
     if depths is None:
         return [float(depth) for depth in (np.arange(samples) + rng.random(samples)) / samples]
-    grid = [0.5] if depths == 1 else [at / (depths - 1) for at in range(depths)]
+    grid = depth_grid(depths)
     return sorted(grid[at % depths] for at in range(samples))
 
 
@@ -102,7 +107,7 @@ def passkey_answers(
 def _forced(loaded: LoadedModel, mine: Sequence[Answered]) -> tuple[list[bool], list[float]]:
     """One batch: the answer is read, and every token of it should have been the likeliest."""
     longest = max(len(sample.answer) for sample in mine)
-    inputs = _padded(loaded, [sample.prompt + sample.answer for sample in mine])
+    inputs = padded([sample.prompt + sample.answer for sample in mine], loaded.device)
     logits = loaded.model(**inputs, use_cache=False, logits_to_keep=longest + 1).logits
     hits, nats = [], []
     for row, truth, sample in zip(logits[:, :-1].float(), inputs["input_ids"][:, -longest:], mine, strict=True):
@@ -113,13 +118,13 @@ def _forced(loaded: LoadedModel, mine: Sequence[Answered]) -> tuple[list[bool], 
     return hits, nats
 
 
-def _padded(loaded: LoadedModel, rows: Sequence[Sequence[int]]) -> dict[str, Any]:
+def padded(rows: Sequence[Sequence[int]], device: torch.device) -> dict[str, Any]:
     """Rows of ids, padded at the left, with a mask where one is needed."""
     longest = max(map(len, rows))
-    ids = torch.tensor([[0] * (longest - len(row)) + list(row) for row in rows], device=loaded.device)
+    ids = torch.tensor([[0] * (longest - len(row)) + list(row) for row in rows], device=device)
     if all(len(row) == longest for row in rows):
         return {"input_ids": ids}
-    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=loaded.device)
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=device)
     return {"input_ids": ids, "attention_mask": mask}
 
 
@@ -136,7 +141,7 @@ def written_answers(loaded: LoadedModel, scheme: Scheme, drawn: Sequence[Questio
     said = []
     with apply_scheme(loaded.model, scheme):
         for mine in batches(drawn, max(len(one.prompt) + len(one.answer) for one in drawn)):
-            inputs = _padded(loaded, [one.prompt for one in mine])
+            inputs = padded([one.prompt for one in mine], loaded.device)
             inputs.setdefault("attention_mask", torch.ones_like(inputs["input_ids"]))
             new = max(len(one.answer) for one in mine) + MORE
             made = loaded.model.generate(

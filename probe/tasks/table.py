@@ -32,7 +32,7 @@ from probe.tasks.ruler import (
     longeval_lines,
     track_variables,
 )
-from probe.tasks.scoring import draw_passkeys, heldout_nll, passkey_answers, spread_depths, written_answers
+from probe.tasks.scoring import depth_grid, draw_passkeys, heldout_nll, passkey_answers, spread_depths, written_answers
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ def answer_rows(cell: Cell, marks: Sequence[Mark], asked: Asked) -> list[AnswerS
     if asked.depths is None or not marks or any(place is None for place in places):
         return [_answer_row(cell, marks, None)]
     # A needle moves to the end of a sentence: it counts for the depth that it was dealt to.
-    grid = [0.5] if asked.depths == 1 else [at / (asked.depths - 1) for at in range(asked.depths)]
+    grid = depth_grid(asked.depths)
     dealt = [min(grid, key=lambda depth: abs(depth - (place or 0.0))) for place in places]
     rows = []
     for depth in grid:
