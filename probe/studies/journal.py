@@ -36,6 +36,7 @@ class Journal(KeptFolder):
         """
         with super().opened(made_with):
             if self.folder is not None:
+                _end_whole(self.folder / LINES)
                 self.kept = dict(_lines(self.folder / LINES))
             yield
 
@@ -63,13 +64,16 @@ class Journal(KeptFolder):
             raise FieldError("keep", hint=f"cannot write there ({error.strerror})", value=self.folder) from None
 
 
+def _end_whole(path: Path) -> None:
+    """Take away a last line that a kill left half written, so that the next one begins a line of its own."""
+    if not path.exists():
+        return
+    with path.open("rb+") as file:
+        file.truncate(file.read().rfind(b"\n") + 1)
+
+
 def _append(path: Path, text: bytes) -> None:
-    """Add to a file, behind its last whole line."""
-    with path.open("ab+") as file:
-        end = file.seek(0, os.SEEK_END)
-        file.seek(max(0, end - (1 << 20)))
-        tail = file.read()
-        file.truncate(end - len(tail) + tail.rfind(b"\n") + 1 if tail and not tail.endswith(b"\n") else end)
+    with path.open("ab") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
