@@ -26,10 +26,11 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git(*arguments: str) -> str | None:
-    here = Path(__file__).parent
+def _git(*arguments: str, where: Path = Path(__file__).parent) -> str | None:
+    # `git status` refreshes the index under a lock that a kill would leave behind, and then nobody could commit.
+    command = ["git", "--no-optional-locks", "-C", str(where), *arguments]
     try:
-        done = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, timeout=5)  # noqa: S603, S607
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5)  # noqa: S603
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from probe.errors import ProbeError
-from probe.provenance import Provenance
+from probe.provenance import Provenance, _git
 from probe.results import Records, Result, carry_out, read, writable, write
 
 
@@ -85,3 +87,17 @@ def test_an_interrupt_leaves_the_old_file_and_no_part(tmp_path: Path, monkeypatc
     with pytest.raises(KeyboardInterrupt):
         write(result(2), out)
     assert json.loads(out.read_text())["rows"] == [{"n": 1}] and list(tmp_path.iterdir()) == [out]
+
+
+def test_asking_for_the_commit_writes_nothing_into_a_checkout(tmp_path: Path) -> None:
+    """A file whose time has changed makes `git status` write the index anew, under a lock that a kill would leave."""
+    for command in (("init", "-q"), ("add", "."), ("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "a")):
+        (tmp_path / "file").write_text("text")
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    os.utime(tmp_path / "file", (1, 1))
+    index = tmp_path / ".git" / "index"
+    before = index.read_bytes()
+    assert _git("status", "--porcelain", where=tmp_path) == ""
+    assert index.read_bytes() == before
+    subprocess.run(["git", "-C", str(tmp_path), "status", "--porcelain"], check=True)
+    assert index.read_bytes() != before  # what it would have written

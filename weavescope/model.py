@@ -232,6 +232,8 @@ class Model:
         haystack: str | None = None,
         unit: str | None = None,
         depths: int | None = None,
+        question: str | None = None,
+        haystacks: int | None = None,
         early_stop: int | None = None,
     ) -> Evaluation:
         """An evaluation that is yet to run, row by row: for progress, and to keep what is done when it is stopped.
@@ -240,7 +242,7 @@ class Model:
         """
         return Evaluation(
             self.loaded, task, schemes or ORIGIN, lengths, samples, seed, tail, input, prompt, haystack, unit, depths,
-            early_stop,
+            question, haystacks, early_stop,
         )  # fmt: skip
 
     def evaluate(
@@ -257,6 +259,8 @@ class Model:
         haystack: str | None = None,
         unit: str | None = None,
         depths: int | None = None,
+        question: str | None = None,
+        haystacks: int | None = None,
         early_stop: int | None = None,
         keep: str | Path | None = None,
         progress: Progress | None = None,
@@ -277,6 +281,9 @@ class Model:
                 heldout.
             unit: of the lengths of generated tasks, "tokens" or "words"; default tokens.
             depths: deal samples to so many depths from 0 to 1, with a row for each; default spreads them evenly.
+            question: where the question of generated tasks stands to the text: "end", "start" or "both"; default end.
+            haystacks: hide things in so many texts only, so that what samples have in common is read once; default a
+                text of its own for each sample.
             early_stop: leave out a scheme's longer lengths after one where none of at least so many answers was right;
                 default never.
             keep: a folder in which every sample is kept as it is done; a call that was stopped goes on from there.
@@ -292,7 +299,7 @@ class Model:
         def make(loaded: LoadedModel, journal: Journal) -> Evaluation:
             return Evaluation(
                 loaded, task, schemes or ORIGIN, lengths, samples, seed, tail, input, prompt, haystack, unit, depths,
-                early_stop, journal,
+                question, haystacks, early_stop, journal,
             )  # fmt: skip
 
         work = Sweep(lambda _: self.loaded, [self.name], make, None if keep is None else Path(keep))

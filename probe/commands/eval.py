@@ -44,6 +44,15 @@ def _options(parser: argparse.ArgumentParser) -> None:
         "--haystack",
         help="where the task says 'in text': heldout, documents, noise or text:FILE (default: heldout)",
     )
+    generated.add_argument(
+        "--haystacks",
+        type=int,
+        metavar="N",
+        help="hide things in so many texts only: what samples have in common is read once (default: a text for each)",
+    )
+    generated.add_argument(
+        "--question", metavar="PLACE", help="end, start, or both: where it stands to the text (default: end)"
+    )
     generated.add_argument("--prompt", help="plain, or chat for the model's chat template (default: plain)")
     generated.add_argument("--unit", help="of --lengths: tokens, or words, alike for all models (default: tokens)")
     texts = parser.add_argument_group("--task nll")

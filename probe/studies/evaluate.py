@@ -16,12 +16,18 @@ from probe.schemes import Scheme, resolve_schemes
 from probe.seam.apply import check_scheme
 from probe.seam.passing import layer_progress
 from probe.studies.journal import Journal
+from probe.tasks.prefixes import PrefixMemory, in_order, saving
 from probe.tasks.scoring import BATCH_TOKENS
 from probe.tasks.table import TASKS, Asked, Cell, Mark, Task, check_chosen
 from probe.text import lengths_at
 
-CHOSEN = ("input", "prompt", "tail", "haystack", "unit", "depths")
+CHOSEN = ("input", "prompt", "tail", "haystack", "unit", "depths", "question", "haystacks")
 """Fields of `Asked` that some tasks go by."""
+
+WORTH = (0.1, 0.4)
+"""Share of the tokens that reading common beginnings once must save to be done: where a batch would be one sample, and
+where it would be several, which gains something too.
+"""
 
 _STOPPED = -1
 """Number of the line in a journal that says why a row has no further samples."""
@@ -83,6 +89,8 @@ class Evaluation:
         haystack: in what tasks hide something; None for held-out text.
         unit: in what the lengths of generated tasks are counted; None for tokens.
         depths: to how many depths samples are dealt; None spreads them evenly.
+        question: of generated tasks, where the question stands; None for behind the text.
+        haystacks: in how many texts samples hide something; None for a text of its own for each.
         early_stop: a scheme's longer lengths are left out after one where none of at least so many answers was right;
             None for never.
         journal: keeps every sample as it is done, and has those of an evaluation that was stopped.
@@ -102,6 +110,8 @@ class Evaluation:
     haystack: str | None = None
     unit: str | None = None
     depths: int | None = None
+    question: str | None = None
+    haystacks: int | None = None
     early_stop: int | None = None
     journal: Journal = field(default_factory=Journal)
     rows: list[Any] = field(default_factory=list)
@@ -245,6 +255,7 @@ class _Samples:
         }  # fmt: skip
         self.line = f"{self.task.name} {self.scheme.spec} {asked.length}"
         self.found: dict[int, Mark] = {}
+        self.memory: PrefixMemory | None = None
 
     def marks(self) -> tuple[list[Mark], str | None]:
         """(marks in the order of the samples, why some are missing).
@@ -264,8 +275,12 @@ class _Samples:
         return [self.found[number] for number in sorted(self.found)], stopped
 
     def _run(self, missing: list[int]) -> str | None:
-        """Mark what is missing, in batches that halve where the memory does not hold them."""
+        """Mark what is missing, in batches that halve where the memory does not hold them, or one by one, where samples
+        have enough in common that is then read once.
+        """
         size = max(1, BATCH_TOKENS // self.asked.length)
+        if (alike := self._alike(missing, size)) is not None:
+            missing, size, self.memory = alike, 1, PrefixMemory()
         while missing:
             batch = missing[:size]
             try:
@@ -273,6 +288,9 @@ class _Samples:
             except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error):
                     raise
+                if self.memory is not None:
+                    self.memory = None  # its keys take room, too
+                    continue
                 if len(batch) > 1:
                     size = len(batch) // 2
                     continue
@@ -281,6 +299,15 @@ class _Samples:
                 return why
             missing = missing[size:]
         return None
+
+    def _alike(self, missing: list[int], size: int) -> list[int] | None:
+        """The missing samples in an order in which what they have in common is read once; None where that is not worth
+        while. A GPU gains more from batches, where they hold more than one.
+        """
+        if self.task.reads is None or (size > 1 and self.work.loaded.device.type != "cpu"):
+            return None
+        rows = [list(self.task.reads(self.drawn[number])) for number in missing]
+        return [missing[at] for at in in_order(rows)] if saving(rows) >= WORTH[size > 1] else None
 
     def _mark(self, batch: list[int]) -> None:
         loaded, length = self.work.loaded, self.asked.length
@@ -295,7 +322,8 @@ class _Samples:
         began = time.perf_counter()
         layers = loaded.family.layer_list(loaded.model) if loaded.family.head else None
         with nullcontext() if layers is None else layer_progress(layers, tick, length):
-            marks = self.task.mark(loaded, self.scheme, [self.drawn[number] for number in batch], self.asked)
+            shared = {} if self.memory is None else {"memory": self.memory}
+            marks = self.task.mark(loaded, self.scheme, [self.drawn[number] for number in batch], self.asked, **shared)
         seconds = (time.perf_counter() - began) / len(batch)
         self.work._done = before
         rows = [

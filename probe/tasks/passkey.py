@@ -43,15 +43,15 @@ class PasskeySample:
 
 
 def _cut(
-    tokenizer: PreTrainedTokenizerBase, key: str, prompt: str = "plain", unit: str = "tokens"
+    tokenizer: PreTrainedTokenizerBase, key: str, prompt: str = "plain", unit: str = "tokens", question: str = "end"
 ) -> tuple[Measure, Frame, list[int]]:
     """(in what is counted, what stands around the filler, the needle).
 
     Raises:
-        ProbeError: an unknown kind of prompt, or one that the tokenizer does not have.
+        ProbeError: an unknown kind of prompt, or one that the tokenizer does not have, or an unknown place.
     """
     measure = UNITS[unit].measure(tokenizer)
-    frame = Frame.make(measure, tokenizer, prompt, (TASK, QUESTION, BEGUN, ANSWER.format(key=key)))
+    frame = Frame.make(measure, tokenizer, prompt, (TASK, QUESTION, BEGUN, ANSWER.format(key=key)), question)
     return measure, frame, measure.inside(NEEDLE.format(key=key))
 
 
@@ -78,10 +78,11 @@ def minimum_length(
     prompt: str = "plain",
     key: str = "digits",
     unit: str = "tokens",
+    question: str = "end",
 ) -> int:
     """Units that a sample needs with no filler at all."""
     keys = ["1" * digits] if key == "digits" else KEY_WORDS if unit == "tokens" else KEY_WORDS[:1]
-    return max(_taken(*_cut(tokenizer, one, prompt, unit)) for one in keys)
+    return max(_taken(*_cut(tokenizer, one, prompt, unit, question)) for one in keys)
 
 
 def _taken(measure: Measure, frame: Frame, needle: list[int]) -> int:
@@ -99,6 +100,8 @@ def passkey_sample(
     prompt: str = "plain",
     key: str = "digits",
     unit: str = "tokens",
+    question: str = "end",
+    text: np.random.Generator | None = None,
 ) -> PasskeySample:
     """Draw one sample.
 
@@ -112,21 +115,24 @@ def passkey_sample(
         prompt: a name in `PROMPTS`: what is put around the text.
         key: "digits", or "word" for one of `KEY_WORDS`.
         unit: a name in `UNITS`, of `length`.
+        question: a name in `PLACEMENTS`: where the key is asked for.
+        text: draws where the filler starts, in place of `rng`.
 
     Raises:
-        ProbeError: an unknown kind of prompt, or one that the tokenizer does not have.
+        ProbeError: an unknown kind of prompt, or one that the tokenizer does not have, or an unknown place.
         ValueError: `length` is too short to hold the task without filler, or depth is outside [0, 1].
     """
     if not 0 <= depth <= 1:
         raise ValueError(f"depth: expected 0 to 1, got {depth}")
     secret = _drawn_key(key, digits, rng)
-    measure, frame, needle = _cut(tokenizer, secret, prompt, unit)
+    measure, frame, needle = _cut(tokenizer, secret, prompt, unit, question)
     room = length - _taken(measure, frame, needle)
     if room < 0:
         raise ValueError(f"length: expected at least {length - room} {unit} to hold a pass key, got {length}")
     sentences = filler or [measure.inside(text) for text in FILLER]
     before = round(depth * room)
-    early, late = _fill(sentences, before, rng), _fill(sentences, room - before, rng)
+    starts = rng if text is None else text
+    early, late = _fill(sentences, before, starts), _fill(sentences, room - before, starts)
     asked = frame.ask(measure, early + needle + late, (secret,), depth)
     start = len(frame.before) + len(measure.final([*frame.head, *early], True))
     stop = start + len(measure.final(needle, False))

@@ -1,4 +1,4 @@
-"""What is put around a task's prompt: nothing, or the chat template that an instruct model was trained with."""
+"""What is put around a task's text: a chat template or nothing, and on which side of it the question stands."""
 
 from __future__ import annotations
 
@@ -63,3 +63,32 @@ PROMPTS: Table[Prompt] = Table(
         Prompt("chat", "a user's turn of the model's chat template; the answer begins the reply", _chat),
     ),
 )
+
+
+@dataclass(frozen=True)
+class Placement:
+    """One row: where the question stands.
+
+    Attributes:
+        name: by which users ask for it.
+        help: where that is, in a few words.
+        before: whether it is asked before the text that it is about.
+        after: whether it is asked behind it.
+    """
+
+    name: str
+    help: str
+    before: bool
+    after: bool
+
+
+PLACEMENTS: Table[Placement] = Table(
+    "place of the question",
+    Placement,
+    (
+        Placement("end", "behind the text", before=False, after=True),
+        Placement("both", "before the text, and again behind it", before=True, after=True),
+        Placement("start", "before the text only; the answer begins behind it", before=True, after=False),
+    ),
+)
+"""Under Mesa every chunk of a prompt sees its beginning and itself: a question at the start is seen by all of them."""

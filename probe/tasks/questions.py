@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from probe.errors import FieldError
 from probe.tasks.measure import Measure
-from probe.tasks.prompts import PROMPTS
+from probe.tasks.prompts import PLACEMENTS, PROMPTS
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Frame:
     """What stands around the body of a prompt, in units of a measure.
 
     Attributes:
-        head: the task's description.
+        head: the task's description, and what is asked before the body.
         question: what is asked after the body.
         begun: how the answer begins: after the question, or in a chat as the reply.
         answer: the answer as it would be written.
@@ -52,17 +52,26 @@ class Frame:
 
     @classmethod
     def make(
-        cls, measure: Measure, tokenizer: PreTrainedTokenizerBase, prompt: str, texts: tuple[str, str, str, str]
+        cls,
+        measure: Measure,
+        tokenizer: PreTrainedTokenizerBase,
+        prompt: str,
+        texts: tuple[str, str, str, str],
+        question: str = "end",
     ) -> Frame:
-        """A frame of (head, question, begun, answer), for a kind of prompt.
+        """A frame of (head, question, begun, answer), for a kind of prompt and a place of the question.
 
         Raises:
-            ProbeError: an unknown kind of prompt, or one that the tokenizer does not have.
+            ProbeError: an unknown kind of prompt, or one that the tokenizer does not have, or an unknown place.
         """
-        around = PROMPTS[prompt].around(tokenizer)
+        around, place = PROMPTS[prompt].around(tokenizer), PLACEMENTS[question]
         head, question, begun, answer = texts
+        if place.before:
+            head = f"{head.rstrip()}{question}\n"
+        if not place.after:
+            question, begun = "", f"\n{begun.strip()}"
         if around.after:
-            asked, starts = measure.inside(question), measure.begun(begun.strip())
+            asked, starts = measure.inside(question) if question else [], measure.begun(begun.strip())
         else:
             asked, starts = measure.inside(question + begun), []
         return cls(measure.begun(head), asked, starts, measure.inside(answer), around.before, around.after)

@@ -46,6 +46,8 @@ class Ask:
         length: of prompt and answer together.
         haystack: one of `HAYSTACKS`, for tasks that hide something in text.
         prompt: a name in `PROMPTS`.
+        question: a name in `PLACEMENTS`.
+        text: draws the text that something is hidden in; None for the draws of everything else.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -53,10 +55,12 @@ class Ask:
     length: int
     haystack: str = "heldout"
     prompt: str = "plain"
+    question: str = "end"
+    text: Draw | None = None
 
     def frame(self, head: str, question: str, begun: str, answer: str) -> Frame:
         """What stands around the body."""
-        return Frame.make(self.measure, self.tokenizer, self.prompt, (head, question, begun, answer))
+        return Frame.make(self.measure, self.tokenizer, self.prompt, (head, question, begun, answer), self.question)
 
 
 Generator = Callable[[Ask, Draw, float], Question]
@@ -131,7 +135,8 @@ class Needles:
 
     def _filler(self, ask: Ask, room: int, draw: Draw, taken: set[str]) -> tuple[list[int], list[int]]:
         if self.haystack != "needles":
-            return take_haystack(ask.measure, NOISE if self.haystack == NOISE else ask.haystack, room, draw)
+            named = NOISE if self.haystack == NOISE else ask.haystack
+            return take_haystack(ask.measure, named, room, draw if ask.text is None else ask.text)
         units: list[int] = []
         ends: list[int] = []
         while True:

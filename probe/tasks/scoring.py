@@ -17,6 +17,7 @@ from probe.schemes import Scheme
 from probe.seam.apply import apply_scheme
 from probe.tasks.nll import nll_per_position
 from probe.tasks.passkey import PasskeySample, minimum_length, passkey_sample
+from probe.tasks.prefixes import PrefixMemory
 from probe.tasks.questions import Question
 
 BATCH_TOKENS = 8192
@@ -66,6 +67,8 @@ def draw_passkeys(
     depths: int | None = None,
     key: str = "digits",
     unit: str = "tokens",
+    question: str = "end",
+    haystacks: int | None = None,
 ) -> list[PasskeySample]:
     """Samples at depths as `spread_depths` has them.
 
@@ -73,12 +76,27 @@ def draw_passkeys(
         ProbeError: no tokenizer, an unknown kind of prompt or one it does not have, or a length too short for the task.
     """
     tokenizer = loaded.tokenizer_for("task passkey")
-    least = minimum_length(tokenizer, prompt=prompt, key=key, unit=unit)
+    least = minimum_length(tokenizer, prompt=prompt, key=key, unit=unit, question=question)
     if length < least:
         raise FieldError("lengths", hint=f"a pass key needs at least {least} {unit} of this tokenizer, got {length}")
     rng = np.random.default_rng((seed, length))
     places = spread_depths(samples, rng, depths)
-    return [passkey_sample(tokenizer, length, depth, rng, prompt=prompt, key=key, unit=unit) for depth in places]
+    texts = text_draws(seed, length, haystacks)
+    return [
+        passkey_sample(
+            tokenizer, length, depth, rng, prompt=prompt, key=key, unit=unit, question=question, text=texts(number)
+        )
+        for number, depth in enumerate(places)
+    ]
+
+
+def text_draws(seed: int, length: int, haystacks: int | None) -> Callable[[int], np.random.Generator | None]:
+    """For the number of a sample, what draws the text that something is hidden in: samples are dealt to so many texts,
+    each anew from its beginning. None where every sample has a text of its own.
+    """
+    if haystacks is None:
+        return lambda number: None
+    return lambda number: np.random.default_rng((seed, length, 1, number % haystacks))
 
 
 def passkey_hits(loaded: LoadedModel, scheme: Scheme, drawn: Sequence[Answered]) -> Bool[Tensor, " samples"]:
@@ -88,13 +106,21 @@ def passkey_hits(loaded: LoadedModel, scheme: Scheme, drawn: Sequence[Answered])
 
 @torch.no_grad()
 def passkey_answers(
-    loaded: LoadedModel, scheme: Scheme, drawn: Sequence[Answered]
+    loaded: LoadedModel, scheme: Scheme, drawn: Sequence[Answered], memory: PrefixMemory | None = None
 ) -> tuple[Bool[Tensor, " samples"], Float[Tensor, " samples"]]:
     """(whether greedy decoding gives exactly the answer, nats per token of the answer), of every sample.
 
-    Samples of different lengths, as an answer in words has, are padded at the left.
+    Samples of different lengths, as an answer in words has, are padded at the left. With a memory they are read one by
+    one, each from where it differs from the one before.
     """
     hits, nats = [], []
+    if memory is not None:
+        for sample in drawn:
+            with apply_scheme(loaded.model, scheme, prompt=len(sample.prompt) + len(sample.answer)):
+                found = _forced(loaded, [sample], memory)
+            hits += found[0]
+            nats += found[1]
+        return torch.tensor(hits), torch.tensor(nats)
     longest = max(len(sample.prompt) + len(sample.answer) for sample in drawn)
     with apply_scheme(loaded.model, scheme):
         for mine in batches(drawn, longest):
@@ -104,11 +130,16 @@ def passkey_answers(
     return torch.tensor(hits), torch.tensor(nats)
 
 
-def _forced(loaded: LoadedModel, mine: Sequence[Answered]) -> tuple[list[bool], list[float]]:
+def _forced(
+    loaded: LoadedModel, mine: Sequence[Answered], memory: PrefixMemory | None = None
+) -> tuple[list[bool], list[float]]:
     """One batch: the answer is read, and every token of it should have been the likeliest."""
     longest = max(len(sample.answer) for sample in mine)
     inputs = padded([sample.prompt + sample.answer for sample in mine], loaded.device)
-    logits = loaded.model(**inputs, use_cache=False, logits_to_keep=longest + 1).logits
+    if memory is not None:
+        logits = memory.forced(loaded.model, inputs["input_ids"], longest + 1)
+    else:
+        logits = loaded.model(**inputs, use_cache=False, logits_to_keep=longest + 1).logits
     hits, nats = [], []
     for row, truth, sample in zip(logits[:, :-1].float(), inputs["input_ids"][:, -longest:], mine, strict=True):
         # A tokenizer may cut answers into different numbers of tokens: only the answer's own count.
@@ -129,29 +160,43 @@ def padded(rows: Sequence[Sequence[int]], device: torch.device) -> dict[str, Any
 
 
 @torch.no_grad()
-def written_answers(loaded: LoadedModel, scheme: Scheme, drawn: Sequence[Question]) -> list[str]:
+def written_answers(
+    loaded: LoadedModel, scheme: Scheme, drawn: Sequence[Question], memory: PrefixMemory | None = None
+) -> list[str]:
     """What greedy decoding writes behind every prompt, up to `MORE` tokens beyond the expected answer's.
+
+    With a memory prompts are read one by one, each from where it differs from the one before.
 
     Raises:
         ProbeError: no tokenizer.
     """
+    said = []
+    if memory is not None:
+        for one in drawn:
+            memory.resume(one.prompt, loaded.model.config, 1)
+            with apply_scheme(loaded.model, scheme, prompt=len(one.prompt)):
+                said += _written(loaded, [one], past_key_values=memory.cache)
+        return said
+    with apply_scheme(loaded.model, scheme):
+        for mine in batches(drawn, max(len(one.prompt) + len(one.answer) for one in drawn)):
+            said += _written(loaded, mine)
+    return said
+
+
+def _written(loaded: LoadedModel, mine: Sequence[Question], **options: Any) -> list[str]:
+    """One batch: each prompt is continued."""
     tokenizer = loaded.tokenizer_for("a task that is answered in writing")
     ends = getattr(loaded.model.generation_config, "eos_token_id", None)
     pad = next(iter(ends), 0) if isinstance(ends, list | tuple) else ends or 0
-    said = []
-    with apply_scheme(loaded.model, scheme):
-        for mine in batches(drawn, max(len(one.prompt) + len(one.answer) for one in drawn)):
-            inputs = padded([one.prompt for one in mine], loaded.device)
-            inputs.setdefault("attention_mask", torch.ones_like(inputs["input_ids"]))
-            new = max(len(one.answer) for one in mine) + MORE
-            made = loaded.model.generate(
-                **inputs, do_sample=False, max_new_tokens=new, pad_token_id=pad, num_beams=1,
-                temperature=None, top_p=None, top_k=None,
-            )  # fmt: skip
-            # Each is cut to its own share, so that what is found does not depend on its neighbours.
-            for row, one in zip(made[:, inputs["input_ids"].shape[1] :], mine, strict=True):
-                said.append(str(tokenizer.decode(row[: len(one.answer) + MORE], skip_special_tokens=True)))
-    return said
+    inputs = padded([one.prompt for one in mine], loaded.device)
+    inputs.setdefault("attention_mask", torch.ones_like(inputs["input_ids"]))
+    made = loaded.model.generate(
+        **inputs, **options, do_sample=False, max_new_tokens=max(len(one.answer) for one in mine) + MORE,
+        pad_token_id=pad, num_beams=1, temperature=None, top_p=None, top_k=None,
+    )  # fmt: skip
+    # Each is cut to its own share, so that what is found does not depend on its neighbours.
+    rows = zip(made[:, inputs["input_ids"].shape[1] :], mine, strict=True)
+    return [str(tokenizer.decode(row[: len(one.answer) + MORE], skip_special_tokens=True)) for row, one in rows]
 
 
 def heldout_nll(loaded: LoadedModel, scheme: Scheme, ids: Tensor, tick: Callable[[], None] = lambda: None) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,8 @@ from probe.tasks.intervals import wilson
 from probe.tasks.measure import UNITS
 from probe.tasks.nll import not_finite
 from probe.tasks.passkey import PasskeySample
-from probe.tasks.prompts import PROMPTS
+from probe.tasks.prefixes import PrefixMemory
+from probe.tasks.prompts import PLACEMENTS, PROMPTS
 from probe.tasks.questions import Question, recall
 from probe.tasks.ruler import (
     Ask,
@@ -32,7 +33,15 @@ from probe.tasks.ruler import (
     longeval_lines,
     track_variables,
 )
-from probe.tasks.scoring import depth_grid, draw_passkeys, heldout_nll, passkey_answers, spread_depths, written_answers
+from probe.tasks.scoring import (
+    depth_grid,
+    draw_passkeys,
+    heldout_nll,
+    passkey_answers,
+    spread_depths,
+    text_draws,
+    written_answers,
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,9 @@ class Asked:
         haystack: of tasks that hide something in text, one of `HAYSTACKS`.
         unit: of generated tasks, a name in `UNITS`.
         depths: of tasks that hide something in one place: to how many depths samples are dealt; None spreads them.
+        question: of tasks that ask a question, a name in `PLACEMENTS`.
+        haystacks: of tasks that hide something: in how many texts samples hide it, which then read alike up to there;
+            None for a text of its own for each sample.
     """
 
     length: int
@@ -60,6 +72,8 @@ class Asked:
     haystack: str = "heldout"
     unit: str = "tokens"
     depths: int | None = None
+    question: str = "end"
+    haystacks: int | None = None
 
 
 def check_chosen(
@@ -69,11 +83,13 @@ def check_chosen(
     haystack: str | None = None,
     unit: str | None = None,
     depths: int | None = None,
+    question: str | None = None,
+    haystacks: int | None = None,
 ) -> None:
     """Refuse values that no model could make right.
 
     Raises:
-        ProbeError: an unknown kind of prompt, haystack or unit, a file that cannot be read, or no depth.
+        ProbeError: an unknown kind of prompt, haystack, unit or place, an unreadable file, no depth or no text.
     """
     if prompt is not None:
         PROMPTS[prompt]
@@ -81,8 +97,11 @@ def check_chosen(
         UNITS[unit]
     if haystack is not None and haystack != NOISE:
         haystack_text(haystack)
-    if depths is not None and depths < 1:
-        raise FieldError("depths", "at least 1", depths)
+    if question is not None:
+        PLACEMENTS[question]
+    for name, count in (("depths", depths), ("haystacks", haystacks)):
+        if count is not None and count < 1:
+            raise FieldError(name, "at least 1", count)
 
 
 @dataclass(frozen=True)
@@ -239,37 +258,64 @@ class Task:
             `length`; from no marks too.
         takes: which of the fields of `Asked` beside length, samples and seed it goes by.
         answers: whether its score is a share of right answers; else it is nats per token.
+        reads: of a sample, the ids that the model reads. `mark` of a task that has it takes `memory=` too, a
+            `PrefixMemory`, with which samples that begin alike are read from where they differ.
     """
 
     name: str
     help: str
     draw: Callable[[LoadedModel, Asked], Sequence[Any]]
-    mark: Callable[[LoadedModel, Scheme, Sequence[Any], Asked], list[Mark]]
+    mark: Callable[..., list[Mark]]
     rows: Callable[[Cell, Sequence[Mark], Asked], Sequence[Any]] = answer_rows
     takes: tuple[str, ...] = ()
     answers: bool = True
+    reads: Callable[[Any], Sequence[int]] | None = None
 
 
 def _draw_keys(loaded: LoadedModel, asked: Asked, key: str) -> list[PasskeySample]:
     return draw_passkeys(
-        loaded, asked.length, asked.samples, asked.seed, asked.prompt, depths=asked.depths, key=key, unit=asked.unit
-    )
+        loaded, asked.length, asked.samples, asked.seed, asked.prompt, depths=asked.depths, key=key, unit=asked.unit,
+        question=asked.question, haystacks=asked.haystacks,
+    )  # fmt: skip
 
 
-def _mark_exact(loaded: LoadedModel, scheme: Scheme, batch: Sequence[PasskeySample], asked: Asked) -> list[Mark]:
-    hits, _ = passkey_answers(loaded, scheme, batch)
+def _whole(sample: PasskeySample) -> Sequence[int]:
+    return sample.prompt + sample.answer
+
+
+def _prompt(question: Question) -> Sequence[int]:
+    return question.prompt
+
+
+def _mark_exact(
+    loaded: LoadedModel,
+    scheme: Scheme,
+    batch: Sequence[PasskeySample],
+    asked: Asked,
+    memory: PrefixMemory | None = None,
+) -> list[Mark]:
+    hits, _ = passkey_answers(loaded, scheme, batch, memory)
     return [Mark(float(hit), one.depth) for one, hit in zip(batch, hits, strict=True)]
 
 
 def _draw_questions(loaded: LoadedModel, asked: Asked, generator: Generator) -> list[Question]:
     tokenizer = loaded.tokenizer_for("a generated task")
-    ask = Ask(tokenizer, UNITS[asked.unit].measure(tokenizer), asked.length, asked.haystack, asked.prompt)
+    measure = UNITS[asked.unit].measure(tokenizer)
+    ask = Ask(tokenizer, measure, asked.length, asked.haystack, asked.prompt, asked.question)
     rng = np.random.default_rng((asked.seed, asked.length))
-    return [generator(ask, rng, depth) for depth in spread_depths(asked.samples, rng, asked.depths)]
+    texts = text_draws(asked.seed, asked.length, asked.haystacks)
+    places = enumerate(spread_depths(asked.samples, rng, asked.depths))
+    return [generator(replace(ask, text=texts(number)), rng, depth) for number, depth in places]
 
 
-def _mark_written(loaded: LoadedModel, scheme: Scheme, batch: Sequence[Question], asked: Asked) -> list[Mark]:
-    said = written_answers(loaded, scheme, batch)
+def _mark_written(
+    loaded: LoadedModel,
+    scheme: Scheme,
+    batch: Sequence[Question],
+    asked: Asked,
+    memory: PrefixMemory | None = None,
+) -> list[Mark]:
+    said = written_answers(loaded, scheme, batch, memory)
     return [Mark(recall(text, one.references), one.depth, text) for one, text in zip(batch, said, strict=True)]
 
 
@@ -288,35 +334,38 @@ def _mark_nats(loaded: LoadedModel, scheme: Scheme, batch: Sequence[Tensor], ask
     return [Mark(float(value)) for value in each]
 
 
-_ASKED = ("prompt", "unit")
+_ASKED = ("prompt", "unit", "question")
 
 
 def _written(name: str, help: str, generator: Generator, *takes: str) -> Task:
     """A task whose answer is written by the model and marked by what it holds."""
     return Task(
-        name, help, partial(_draw_questions, generator=generator), _mark_written, takes=(*_ASKED, *takes)
+        name, help, partial(_draw_questions, generator=generator), _mark_written, takes=(*_ASKED, *takes),
+        reads=_prompt,
     )  # fmt: skip
 
 
-_HID = ("haystack", "depths")
+_HID = ("haystack", "depths", "haystacks")
 
 TASKS: Table[Task] = Table(
     "task",
     Task,
     (
         Task("passkey", "exact answers of a five-digit key hidden in filler", partial(_draw_keys, key="digits"),
-             _mark_exact, takes=(*_ASKED, "depths")),
+             _mark_exact, takes=(*_ASKED, "depths", "haystacks"), reads=_whole),
         Task("passkey-word", "the same with an English word as the key", partial(_draw_keys, key="word"),
-             _mark_exact, takes=(*_ASKED, "depths")),
-        _written("niah-single-1", "RULER: a number under a word, in noise", Needles(NOISE), "depths"),
+             _mark_exact, takes=(*_ASKED, "depths", "haystacks"), reads=_whole),
+        _written("niah-single-1", "RULER: a number under a word, in noise", Needles(NOISE), "depths", "haystacks"),
         _written("niah-single-2", "RULER: a number under a word, in text", Needles("text"), *_HID),
         _written("niah-single-3", "RULER: a UUID under a word, in text", Needles("text", values="uuids"), *_HID),
         _written("niah-multikey-1", "RULER: one of four keys in text is asked for", Needles("text", hidden=4), *_HID),
         _written("niah-multikey-2", "RULER: one key among nothing but others", Needles("needles"), "depths"),
         _written("niah-multikey-3", "RULER: the same with UUIDs as keys and values",
                  Needles("needles", keys="uuids", values="uuids"), "depths"),
-        _written("niah-multivalue", "RULER: four numbers under one word", Needles("text", each=4), "haystack"),
-        _written("niah-multiquery", "RULER: four keys are asked for", Needles("text", hidden=4, asked=4), "haystack"),
+        _written("niah-multivalue", "RULER: four numbers under one word", Needles("text", each=4), "haystack",
+                 "haystacks"),
+        _written("niah-multiquery", "RULER: four keys are asked for", Needles("text", hidden=4, asked=4), "haystack",
+                 "haystacks"),
         _written("vt", "RULER: variable tracking, five variables of one value", track_variables),
         _written("cwe", "RULER: the ten most common words of a list", common_words),
         _written("fwe", "RULER: the three most frequent made-up words", frequent_words),

@@ -183,11 +183,11 @@ def test_batches_halve_where_memory_is_short_and_what_never_fits_is_a_row(
 ) -> None:
     sizes, real = [], table.passkey_answers
 
-    def cramped(loaded, scheme, batch):
+    def cramped(loaded, scheme, batch, memory=None):
         sizes.append(len(batch))
         if len(batch) > 2 or len(batch[0].prompt) > 600:
             raise torch.OutOfMemoryError("out of memory")
-        return real(loaded, scheme, batch)
+        return real(loaded, scheme, batch, memory)
 
     free = run(Evaluation(rope, "passkey", "origin", [256], 7))
     monkeypatch.setattr(table, "passkey_answers", cramped)
