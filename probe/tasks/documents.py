@@ -72,7 +72,19 @@ def document_tokens(tokenizer: PreTrainedTokenizerBase, name: str) -> Int[Tensor
     return torch.tensor(encode(tokenizer, DOCUMENTS[name].text()))
 
 
-def _window(stream: Tensor, head: list[int], length: int, share: float, name: str) -> Tensor:
+def document_window(stream: Tensor, head: list[int], length: int, share: float, name: str) -> Int[Tensor, " length"]:
+    """The last `length` tokens before a place that does not depend on the length, as long as so many lie before it.
+
+    Args:
+        stream: ids of a document.
+        head: what is put first.
+        length: of the window, with the head.
+        share: where it ends, 0 to 1 of `END_SHARE` before the document's end.
+        name: of the document, for the error.
+
+    Raises:
+        FieldError: the document is shorter.
+    """
     body = length - len(head)
     if body > len(stream):
         raise FieldError("length", f"at most the {len(stream) + len(head)} tokens that document {name} has", length)
@@ -101,7 +113,7 @@ def document_batch(
     shares = np.random.default_rng(seed).random(samples)
     turn = [chosen[n % len(chosen)] for n in range(samples)]
     rows = [
-        _window(document_tokens(tokenizer, name), head, length, float(share), name)
+        document_window(document_tokens(tokenizer, name), head, length, float(share), name)
         for name, share in zip(turn, shares, strict=True)
     ]
     return torch.stack(rows)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from numpy.typing import NDArray
@@ -20,7 +21,8 @@ from probe.errors import FieldError, literal, unknown
 from probe.models.load import LoadedModel
 from probe.recording.info import InputRecord
 from probe.tables import Table
-from probe.tasks.documents import DOCUMENTS, document_batch
+from probe.tasks.datasets import dataset_texts
+from probe.tasks.documents import DOCUMENTS, document_batch, document_window
 from probe.tasks.encoding import First, encode, encode_prefix, first_before_repeats, first_token, repeated_unit
 from probe.tasks.heldout import heldout_batch
 
@@ -172,6 +174,25 @@ def _document(ask: Request) -> tuple[Tensor, Mapping[str, Any]]:
     return ids, {"first": _first(ask.loaded).source}
 
 
+def _dataset(ask: Request) -> tuple[Tensor, Mapping[str, Any]]:
+    tokenizer, first = _tokenizer(ask), _first(ask.loaded)
+    texts = dataset_texts(ask.value)[: ask.samples]
+    if len(texts) < ask.samples:
+        raise FieldError("samples", f"at most the {len(texts)} texts of {ask.spec}", ask.samples)
+    shares = np.random.default_rng(ask.seed).random(ask.samples)
+    rows = [
+        document_window(
+            torch.tensor(encode(tokenizer, text)),
+            list(first.ids),
+            max(2, ask.wanted),
+            float(share),
+            f"{number}, by length,",
+        )
+        for number, (text, share) in enumerate(zip(texts, shares, strict=True), 1)
+    ]
+    return torch.stack(rows), {"first": first.source}
+
+
 def _given(ids: list[int], ask: Request) -> list[int]:
     if ask.length is not None and len(ids) < ask.length:
         raise FieldError(
@@ -190,9 +211,11 @@ INPUTS: Table[InputKind] = Table(
         InputKind("text", "FILE", "a UTF-8 text", _text),
         InputKind("heldout", "", "text that the embedded models were not trained on", _heldout, several=True),
         InputKind("documents", "", "shipped long documents, one after another", _documents, several=True),
+        InputKind("dataset", "PATH", "texts of *.jsonl, *.parquet or *.arrow, the longest first; PATH#COLUMN", _dataset,
+                  several=True),
         InputKind("document", "NAME", "one of them, such as moby-dick-1", _document, several=True),
     ),
-)
+)  # fmt: skip
 
 
 def inputs_help() -> str:
