@@ -86,9 +86,9 @@ def _ordered(pieces: Sequence[Piece]) -> list[Piece]:
     return sorted(every, key=lambda piece: int(piece.lo[0]))
 
 
-def _planned(pieces: Compiled, encoding: Encoding, chunk: int) -> list[Segment]:
-    """The segments of all pieces, kept beside them for the other layers."""
-    turns = encoding.turns(torch.ones(1))
+def planned_segments(pieces: Compiled, encoding: Encoding, device: str) -> list[Segment]:
+    """The segments of all pieces of one query on a kind of device, kept beside them for the other layers."""
+    turns, chunk = encoding.turns(torch.ones(1)), _CHUNK.get(device, 512)
 
     def segments() -> list[Segment]:
         # Positions that turn nothing are no reason to cut keys up.
@@ -199,7 +199,7 @@ def attend_one(
         scaling: factor on the scores.
         sinks: one more term in the denominator, for no key; None: there is none.
     """
-    segments = _planned(pieces, encoding, _CHUNK.get(query.device.type, 512))
+    segments = planned_segments(pieces, encoding, query.device.type)
     scores = _biased(_scores(query, key, segments, encoding, scaling), segments, encoding, query)
     if sinks is not None:
         more = sinks.to(scores.dtype).unflatten(0, scores.shape[1:3])[None, ..., None]

@@ -264,6 +264,18 @@ def _families(pieces: Sequence[Piece]) -> list[list[Piece]]:
     return families
 
 
+def _moved(pieces: Sequence[Piece]) -> Tensor:
+    """[pieces, keys]: how far each piece moves each key from where the first has it; in one byte each where that holds
+    them, since there may be as many pieces as queries.
+    """
+    moved = torch.empty(len(pieces), len(pieces[0].k_pos), dtype=torch.int8)
+    for row, piece in zip(moved, pieces, strict=True):
+        by = piece.k_pos - pieces[0].k_pos
+        if not torch.equal(row.copy_(by.clamp(-128, 127)).to(by.dtype), by):
+            return torch.stack([piece.k_pos - pieces[0].k_pos for piece in pieces])
+    return moved
+
+
 @dataclass(frozen=True)
 class _Family:
     """Interleaved pieces: their queries in one row, and how far each piece moves each key from where the first has
@@ -284,8 +296,7 @@ class _Family:
         queries, order = torch.cat([piece.queries for piece in pieces]).sort()
         owner = torch.cat([torch.full_like(piece.queries, number) for number, piece in enumerate(pieces)])
         q_pos, lo, hi = (torch.cat([getattr(piece, name) for piece in pieces])[order] for name in ("q_pos", "lo", "hi"))
-        moved = torch.stack([piece.k_pos - pieces[0].k_pos for piece in pieces])
-        return cls(queries, q_pos, lo, hi, owner[order], pieces[0].k_pos, moved)
+        return cls(queries, q_pos, lo, hi, owner[order], pieces[0].k_pos, _moved(pieces))
 
     def ascends(self) -> bool:
         """Whether queries differ and bounds ascend, so that neighbouring queries can be called together."""

@@ -76,8 +76,16 @@ def pieces_of(weave: Weave, t: Int[Tensor, " queries"], i: Int[Tensor, " keys"])
     except WeaveError as error:
         raise ProbeError(str(error)) from None
     return [
-        Piece(part.queries, part.q_pos.double(), part.k_pos.double(), part.lo, part.hi, part.times) for part in parts
+        Piece(part.queries, part.q_pos.double(), _narrow(part.k_pos), part.lo, part.hi, part.times) for part in parts
     ]
+
+
+def _narrow(positions: Tensor) -> Tensor:
+    """Positions in float32 where that is exact, else in float64: there may be as many pieces as queries, and each has
+    one for every key.
+    """
+    narrow = positions.float()
+    return narrow if torch.equal(narrow.to(positions.dtype), positions) else positions.double()
 
 
 def _clip(piece: Piece, interval: Interval, first: int) -> Piece:

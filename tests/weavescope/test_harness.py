@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,7 @@ TEXTS = [
     "A queue is a collection of entities that are maintained in a sequence.",
 ]
 LONGEST = 300
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 
 
 def instances(kind: str, arguments: list[tuple[Any, ...]]) -> list[Instance]:
@@ -192,6 +194,31 @@ def test_a_local_task_gives_what_our_own_evaluation_gives(
     # Mesa decodes by other positions than it prefills: its answers are near ours, not the same.
     assert abs(score(found) - float(ours)) <= (0.34 if spec == "mesa" else 0.0)
     assert found["config"]["weavescope_scheme"] == spec or spec in found["config"]["weavescope_scheme"]
+
+
+def test_summaries_have_rouge_and_bleu_of_what_the_model_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The example in docs/, on texts past the window, against the libraries on what `generate` gives."""
+    from rouge_score.rouge_scorer import RougeScorer
+    from sacrebleu import corpus_bleu
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    folder = shutil.copytree(EXAMPLES / "summaries", tmp_path / "summaries")
+    reports = [{"text": f"{text} " * 60, "summary": text * 2} for text in TEXTS[:2]]
+    (folder / "reports.jsonl").write_text("".join(json.dumps(report) + "\n" for report in reports))
+    task = (folder / "summaries.yaml").read_text().replace("reports.jsonl", str(folder / "reports.jsonl"))
+    (folder / "summaries.yaml").write_text(task.replace("max_gen_toks: 512", "max_gen_toks: 40"))
+    lm = WeaveLM("rope", scheme="rerope(N=128)+logn")
+    manager = TaskManager(include_path=str(folder), include_defaults=False)
+    found = lm_eval.simple_evaluate(lm, tasks=["summaries"], task_manager=manager, bootstrap_iters=0)
+    got = {key.split(",")[0]: value for key, value in found["results"]["summaries"].items()}
+    wrote = [sample["resps"][0][0] for sample in found["samples"]["summaries"]]
+    assert len(lm.tok_encode(reports[0]["text"])) > 2 * 512 and all(wrote)
+    scorer = RougeScorer(["rougeL"], use_stemmer=True)
+    pairs = [(report["summary"], text) for report, text in zip(reports, wrote, strict=True)]
+    assert got["rougeL"] == pytest.approx(np.mean([scorer.score(*pair)["rougeL"].fmeasure for pair in pairs])) != 0
+    assert got["bleu"] == pytest.approx(corpus_bleu(wrote, [[reference for reference, _ in pairs]]).score)
 
 
 def test_the_command_line_is_the_harnesss(local_task: Path, tmp_path: Path) -> None:
