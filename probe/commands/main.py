@@ -27,6 +27,7 @@ from probe.commands import (
     runs,
     scan,
     schemes,
+    serve,
     signals,
     study,
     tables,
@@ -38,7 +39,7 @@ from probe.commands.ending import exit_code, flags, stoppable
 
 COMMANDS: tuple[Command | Group, ...] = (
     run.COMMAND, eval.COMMAND, lm_eval.COMMAND, causes.COMMAND, tune.COMMAND, frequencies.COMMAND, scan.COMMAND,
-    study.COMMAND, signals.COMMAND, patch.COMMAND, generate.COMMAND, audit.COMMAND,
+    study.COMMAND, signals.COMMAND, patch.COMMAND, generate.COMMAND, serve.COMMAND, audit.COMMAND,
     bench.COMMAND, peers.COMMAND, tables.COMMAND, report.COMMAND, runs.COMMAND, figure.COMMAND, models.COMMAND,
     schemes.COMMAND, choices.COMMAND, train.COMMAND, accept.COMMAND, app.COMMAND,
 )  # fmt: skip

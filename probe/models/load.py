@@ -108,7 +108,7 @@ def pick_dtype(name: str, device: torch.device, config: PretrainedConfig) -> tor
     return DTYPES[name]
 
 
-def _source(name: str) -> str:
+def source_of(name: str) -> str:
     """Folder or hub id behind a model's name."""
     if name in EMBEDDED:
         folder = EMBEDDED[name].folder
@@ -200,7 +200,7 @@ def load_model(
     hf_logging.disable_progress_bar()
     if name.lower().endswith(".gguf"):
         return _from_gguf(name, where, dtype, window)
-    source = _source(name)
+    source = source_of(name)
     config = _config(name, source, trust_remote_code)
     _refuse_quantised(name, config)
     family_of(config)  # refused before its weights are read

@@ -124,7 +124,9 @@ def _generate(model: PreTrainedModel, prompt: PromptState) -> Callable[..., Any]
     return told
 
 
-def _compiled(scheme: Scheme, windows: Iterable[int | None], weave_local: bool) -> dict[int | None, CompiledScheme]:
+def compiled_by_window(
+    scheme: Scheme, windows: Iterable[int | None], weave_local: bool = False
+) -> dict[int | None, CompiledScheme]:
     """The scheme, and what becomes of it in layers of each sliding window."""
 
     def within(window: int | None) -> Scheme:
@@ -224,7 +226,7 @@ def apply_scheme(
     _check_fits(scheme, family.name, layers, windows, weave_local)
     state = PromptState(prompt)
     shared = ModelScheme(scheme, backend, state, observers_of(model))
-    compiled = _compiled(scheme, windows, weave_local)
+    compiled = compiled_by_window(scheme, windows, weave_local)
     with ExitStack() as undo:
         made = zip(attentions, layers, windows, strict=True)
         for number, (attention, positions, window) in enumerate(made, 1):

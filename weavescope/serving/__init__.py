@@ -1,0 +1,1 @@
+"""Weaving where models are served: schemes over the paged cache of a serving engine."""
