@@ -18,6 +18,7 @@ from probe.provenance import Provenance
 from probe.results import Records, Result
 from probe.schemes import Scheme, resolve_schemes
 from probe.seam.apply import apply_scheme
+from probe.seam.parallel import Ranks
 from probe.tasks.inputs import make_input
 
 MOST_NEW = 1024
@@ -68,6 +69,7 @@ class Generation:
         length: its tokens; None: a file whole.
         new: tokens to write, less where the model ends its text.
         seed: of what is drawn of the input.
+        ranks: processes that share the chunks of the prompt; None: this one alone.
 
     Raises:
         ProbeError: an unknown scheme, an unreadable input, a model without a vocabulary head, or `new` out of range.
@@ -81,12 +83,14 @@ class Generation:
         length: int | None = None,
         new: int = 20,
         seed: int = 0,
+        ranks: Ranks | None = None,
     ) -> None:
         if not 1 <= new <= MOST_NEW:
             raise FieldError("new", f"1 to {MOST_NEW} tokens", new)
         if not loaded.family.head:
             raise FieldError("model", hint=f"{loaded.family.name} has no vocabulary head, and writes nothing")
         self.loaded, self.new, self.seed, self.input = loaded, new, seed, input
+        self.ranks = ranks
         self.schemes = resolve_schemes(schemes, loaded.window)
         self.ids = make_input(loaded, input, length, 1, seed)
         self.rows: list[Continuation] = []
@@ -105,7 +109,7 @@ class Generation:
 
     def _under(self, scheme: Scheme) -> Continuation:
         ids = self.ids.to(self.loaded.device)
-        with apply_scheme(self.loaded.model, scheme):
+        with apply_scheme(self.loaded.model, scheme, ranks=self.ranks):
             memory = PeakMemory()
             took: list[float] = []
             written: list[int] = []
@@ -143,6 +147,6 @@ class Generation:
         settings = {
             "model": self.loaded.name, "window": self.loaded.window, "input": self.input,
             "schemes": [scheme.spec for scheme in self.schemes], "length": self.ids.shape[1], "new": self.new,
-            "seed": self.seed,
+            "seed": self.seed, "processes": 1 if self.ranks is None else self.ranks.count,
         }  # fmt: skip
         return Result("generate", settings, Provenance.now(), Records(self.rows), complete)

@@ -11,6 +11,7 @@ _EXAMPLES = """\
 examples:
   probe generate --input text:report.txt --scheme origin,mesa+logn --new 32
   probe generate --model smollm2 --input document:moby-dick-1 --length 12288 --scheme "origin,rerope(N=2048),mesa"
+  torchrun --nproc-per-node 2 -m probe generate --input document:sotu-1946 --length 8192 --scheme mesa
 """
 
 
@@ -28,11 +29,17 @@ def _run(args: argparse.Namespace) -> None:
     from probe.bench.generate import Generation
     from probe.results import writable
     from probe.schemes import check_texts
+    from probe.seam.parallel import joined
 
     check_texts(args.scheme)
     writable(args.out)
-    work = Generation(options.load(args), args.scheme, args.input, args.length, args.new, args.seed)
-    options.carry(work, args, show.generation)
+    with joined() as ranks:
+        work = Generation(options.load(args), args.scheme, args.input, args.length, args.new, args.seed, ranks)
+        if ranks is None or ranks.rank == 0:
+            options.carry(work, args, show.generation)
+        else:  # it works along, and says nothing
+            for _ in work.run():
+                pass
 
 
 COMMAND = Command(

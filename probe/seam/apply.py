@@ -31,6 +31,7 @@ from probe.seam.chunked_prefill import Feeding, check_chunk_batch, fed
 from probe.seam.construction import ProbedModel, ToyModel, weave_construction
 from probe.seam.families import Family, family_of, unwrapped
 from probe.seam.observers import observers_of
+from probe.seam.parallel import Ranks
 from probe.seam.positions import PositionEncoding, check_fits
 from probe.seam.prompt import PromptState
 
@@ -190,6 +191,7 @@ def apply_scheme(
     prompt: int | None = None,
     chunk_batch: int | str = "auto",
     weave_local: bool = False,
+    ranks: Ranks | None = None,
 ) -> Iterator[ProbedModel]:
     """Run `model` under `scheme` inside the context.
 
@@ -205,6 +207,9 @@ def apply_scheme(
         weave_local: let the scheme's frequencies, weave and scale act on layers too that are local by design (their
             sliding window is at most the trained one, so that no distance in them is unseen); by default these stay as
             trained. What they see is their own window either way.
+        ranks: processes, each with this model and about to read the same prompts, that share the middle chunks of a
+            chunked prompt between them (`probe.seam.parallel.joined` under torchrun); what hooks see is then this
+            process's share alone.
 
     Raises:
         ProbeError: an unsupported family, an unknown backend, a scheme that the model has no use for, or one applied
@@ -238,7 +243,7 @@ def apply_scheme(
         if family.own is None:
             undo.enter_context(_raw_rotary(model, family))
         undo.enter_context(_implementation(model.config, NAME if family.own is None else OWN_NAME))
-        undo.enter_context(fed(model, Feeding(scheme, state, check_chunk_batch(chunk_batch))))
+        undo.enter_context(fed(model, Feeding(scheme, state, check_chunk_batch(chunk_batch), ranks=ranks)))
         if hasattr(model, "generate"):
             undo.enter_context(attributes(model, generate=_generate(model, state)))
         yield given

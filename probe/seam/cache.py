@@ -106,6 +106,24 @@ class BufferedLayer(DynamicLayer):
             for buffer, old in zip(self._buffers, (self.keys, self.values), strict=True):
                 buffer[:, :, :held] = old
 
+    def widen(self, tokens: int) -> None:
+        """Let the views hold so many tokens; those that are new are zeros, for somebody to fill.
+
+        Raises:
+            ProbeError: nothing was written yet, so that nobody knows what a token's keys look like.
+        """
+        if not self.is_initialized or self.keys is None or self.values is None:
+            raise ProbeError("cache: expected some keys before room is made behind them")
+        held = self.get_seq_length()
+        if tokens <= held:
+            return
+        if not self._fits(tokens):
+            self._move(self.keys, self.values, held, tokens)
+        assert self._buffers is not None
+        for buffer in self._buffers:
+            buffer[:, :, held:tokens] = 0
+        self.keys, self.values = (buffer[:, :, :tokens] for buffer in self._buffers)
+
     @override
     def reset(self) -> None:
         """The buffers go too."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
+from itertools import pairwise
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -25,6 +26,7 @@ from probe.schemes.scheme import Scheme
 from probe.seam.attributes import attributes
 from probe.seam.cache import buffered, truncate, written_by_a_scheme
 from probe.seam.given import KEPT, GivenPositions, given_positions
+from probe.seam.parallel import Ranks, begin_at, shares
 from probe.seam.prompt import PromptState
 
 _BUDGET = {"cpu": 1 << 26, "cuda": 1 << 31}
@@ -104,12 +106,14 @@ class Feeding:
         prompt: what is known of the prompt of the calls that go on.
         chunk_batch: middle chunks in a call; None for as many as the budget allows.
         keep: hidden states of the prompt's end that the caller reads, 0 for all.
+        ranks: processes that share a prompt's middle chunks; None: this one alone.
     """
 
     scheme: Scheme
     prompt: PromptState
     chunk_batch: int | None = None
     keep: int = 0
+    ranks: Ranks | None = None
 
     @contextmanager
     def on(self, prompt: int, given: GivenPositions | None = None) -> Iterator[None]:
@@ -299,13 +303,39 @@ def _fresh(
     batch = feeding.chunk_batch or auto_batch(config, base.dtype, base.device.type, rows, chunk)
     fed_prompt = _Prompt(call, arguments, total, feeding.keep, _MARKS.get(base, ()))
     with feeding.on(prompt, given):
-        for start, stop in spans(borders, total, batch):
-            fed_prompt.feed(start, stop)
+        if feeding.ranks is not None and len(borders) > 2:
+            _feed_shared(feeding.ranks, fed_prompt, borders, batch)
+        else:
+            for start, stop in spans(borders, total, batch):
+                fed_prompt.feed(start, stop)
     _keep_positions(cache, given)
     output = fed_prompt.whole()
     if not wants_cache:
         output.past_key_values = None
     return output.to_tuple() if as_tuple else output
+
+
+def _feed_shared(ranks: Ranks, prompt: _Prompt, borders: Sequence[int], batch: int) -> None:
+    """A prompt of which this process reads chunk 0, its share of the middle chunks, and the last chunk.
+
+    Raises:
+        ProbeError: hidden states or logits of middle chunks are asked for, which other processes have.
+    """
+    first, last, cache = borders[0], borders[-1], prompt.arguments["past_key_values"]
+    if not 0 < prompt.keep <= prompt.total - last or prompt.arguments.get("output_hidden_states"):
+        raise ProbeError(
+            "chunk-parallel prefill: expected logits of the last chunk only, as generate() asks for; give "
+            f"logits_to_keep=1 to {prompt.total - last}, and no output_hidden_states"
+        )
+    prompt.feed(0, first)
+    dealt = shares(borders, ranks.count)
+    start, stop = dealt[ranks.rank]
+    begin_at(cache, start)
+    mine = [border for border in borders if start <= border < stop]
+    for at, end in pairwise([*mine[::batch], stop]):
+        prompt.feed(at, end)
+    ranks.exchange(cache, dealt, last)
+    prompt.feed(last, prompt.total)
 
 
 def _or_default(arguments: dict[str, Any], name: str, config: PretrainedConfig) -> Any:

@@ -59,7 +59,8 @@ def prompts(loaded: LoadedModel, lengths: tuple[int, ...] = LENGTHS) -> list[lis
 def served(loaded: LoadedModel, scheme: str, tmp_path: Path, asked: list[list[int]], **more: Any) -> list:
     """What vLLM generates, in a process of its own."""
     case = {
-        "model": str(loaded.source), "scheme": scheme, "window": WINDOW, "prompts": asked, "tokens": TOKENS,
+        "model": str(loaded.source), "scheme": scheme, "window": WINDOW, "prompts": asked,
+        "tokens": more.get("tokens", TOKENS),
         "engine": ENGINE | more.get("engine", {}), "sampling": more.get("sampling", {}),
     }  # fmt: skip
     told, out = tmp_path / "case.json", tmp_path / "out.json"
@@ -69,15 +70,17 @@ def served(loaded: LoadedModel, scheme: str, tmp_path: Path, asked: list[list[in
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
-    return json.loads(out.read_text())
+    told = json.loads(out.read_text())
+    assert bool(told["preemptions"]) == more.get("preempted", False)
+    return told["answers"]
 
 
-def generated(loaded: LoadedModel, scheme: str, prompt: list[int]) -> tuple[list[int], list[float]]:
+def generated(loaded: LoadedModel, scheme: str, prompt: list[int], new: int) -> tuple[list[int], list[float]]:
     """What our own `generate` gives: tokens, and their log-probabilities."""
     ids = torch.tensor([prompt])
     with apply_scheme(loaded.model, parse_scheme(scheme, WINDOW)):
         made = loaded.model.generate(
-            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=TOKENS, eos_token_id=None,
+            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=new, eos_token_id=None,
             pad_token_id=0, return_dict_in_generate=True, output_logits=True,
         )  # fmt: skip
     tokens = made.sequences[0, len(prompt) :].tolist()
@@ -85,9 +88,9 @@ def generated(loaded: LoadedModel, scheme: str, prompt: list[int]) -> tuple[list
     return tokens, [float(torch.log_softmax(logits[0].double(), -1)[token]) for token, logits in steps]
 
 
-def same(loaded: LoadedModel, scheme: str, asked: list[list[int]], answers: list) -> None:
+def same(loaded: LoadedModel, scheme: str, asked: list[list[int]], answers: list, new: int = TOKENS) -> None:
     for prompt, continuations in zip(asked, answers, strict=True):
-        tokens, values = generated(loaded, scheme, prompt)
+        tokens, values = generated(loaded, scheme, prompt, new)
         for got, scores in continuations:
             assert got == tokens, (scheme, len(prompt))
             assert scores == pytest.approx(values, abs=1e-4), (scheme, len(prompt))
@@ -110,13 +113,24 @@ def test_grouped_queries_and_norms(tiny: LoadedModel, tmp_path: Path, scheme: st
 def test_requests_that_are_put_off_and_taken_up_again(tiny: LoadedModel, tmp_path: Path, scheme: str) -> None:
     """Pages for two of the requests at a time: the others are preempted, and computed anew."""
     asked = prompts(tiny, (250, 240, 230, 333))
-    engine = {"num_gpu_blocks_override": 24, "block_size": 32, "max_model_len": 512}
-    same(tiny, scheme, asked, served(tiny, scheme, tmp_path, asked, engine=engine))
+    engine = {
+        "num_gpu_blocks_override": 28, "block_size": 32, "max_model_len": 512, "max_num_batched_tokens": 1024
+    }  # fmt: skip
+    answers = served(tiny, scheme, tmp_path, asked, engine=engine, preempted=True, tokens=48)
+    same(tiny, scheme, asked, answers, 48)
 
 
 def test_parallel_samples_share_a_prompt(tiny: LoadedModel, tmp_path: Path) -> None:
+    """Drawn at random, so it is their log-probabilities that are compared: with one pass over prompt and sample."""
     asked = prompts(tiny, (200, 150))
-    same(tiny, "self-extend", asked, served(tiny, "self-extend", tmp_path, asked, sampling={"n": 1}))
+    drawn = {"n": 3, "temperature": 1.0}
+    for prompt, samples in zip(asked, served(tiny, "self-extend", tmp_path, asked, sampling=drawn), strict=True):
+        assert len({tuple(tokens) for tokens, _ in samples}) == 3
+        for tokens, scores in samples:
+            with torch.no_grad(), apply_scheme(tiny.model, parse_scheme("self-extend", WINDOW)):
+                logits = tiny.model(torch.tensor([prompt + tokens[:-1]]), logits_to_keep=len(tokens)).logits[0]
+            found = torch.log_softmax(logits.double(), -1)[torch.arange(len(tokens)), torch.tensor(tokens)]
+            assert scores == pytest.approx(found.tolist(), abs=1e-4)
 
 
 def test_prompts_that_begin_alike_share_pages(tiny: LoadedModel, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 
-def run(case: dict) -> list:
-    """For each prompt, its continuations: (tokens, their log-probabilities)."""
+def run(case: dict) -> dict:
+    """For each prompt, its continuations: (tokens, their log-probabilities); and how often a request was preempted."""
     os.environ.update(
         {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind",
          "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1", "HF_HUB_OFFLINE": "1"}
@@ -21,15 +21,18 @@ def run(case: dict) -> list:
 
     chosen = {"additional_config": {"weavescope": {"scheme": case["scheme"], "window": case["window"]}}}
     llm = LLM(
-        model=case["model"], enforce_eager=True, dtype="float32", disable_log_stats=True,
+        model=case["model"], enforce_eager=True, dtype="float32", disable_log_stats=False,
         **(chosen if case["scheme"] else {}), **case["engine"],
     )  # fmt: skip
     asked = [{"prompt_token_ids": prompt} for prompt in case["prompts"]]
-    how = SamplingParams(temperature=0, max_tokens=case["tokens"], logprobs=1, ignore_eos=True, **case["sampling"])
-    return [
+    greedy = {"temperature": 0, "max_tokens": case["tokens"], "logprobs": 1, "ignore_eos": True}
+    how = SamplingParams(**greedy | case["sampling"])
+    answers = [
         [(list(one.token_ids), [next(iter(step.values())).logprob for step in one.logprobs]) for one in answer.outputs]
         for answer in llm.generate(asked, how, use_tqdm=False)
     ]
+    put_off = sum(one.value for one in llm.get_metrics() if one.name == "vllm:num_preemptions")
+    return {"answers": answers, "preemptions": put_off}
 
 
 if __name__ == "__main__":
