@@ -25,6 +25,11 @@ def matrix_weights(shape: Shape) -> int:
     return shape.layers * shape.width * (2 * queries + 2 * keys + 3 * mlp)
 
 
+def cache_bytes(shape: Shape, tokens: int, size: int) -> int:
+    """Bytes of the keys and values of so many tokens in all layers, `size` a number."""
+    return 2 * tokens * _widths(shape)[1] * shape.layers * size
+
+
 def visible_pairs(scheme: Scheme | None, first: int, length: int, prompt: int) -> int:
     """(query, key) pairs that the queries first..length-1 see, per head; None is the stock model's causal mask."""
     t = torch.arange(first, length)

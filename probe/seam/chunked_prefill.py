@@ -303,7 +303,8 @@ def _fresh(
     batch = feeding.chunk_batch or auto_batch(config, base.dtype, base.device.type, rows, chunk)
     fed_prompt = _Prompt(call, arguments, total, feeding.keep, _MARKS.get(base, ()))
     with feeding.on(prompt, given):
-        if feeding.ranks is not None and len(borders) > 2:
+        # The chunks of a padded row are others, and see across the borders of the whole.
+        if feeding.ranks is not None and len(borders) > 2 and not _padded(arguments):
             _feed_shared(feeding.ranks, fed_prompt, borders, batch)
         else:
             for start, stop in spans(borders, total, batch):
@@ -313,6 +314,12 @@ def _fresh(
     if not wants_cache:
         output.past_key_values = None
     return output.to_tuple() if as_tuple else output
+
+
+def _padded(arguments: dict[str, Any]) -> bool:
+    """Whether a call has a mask that hides something."""
+    mask = arguments.get("attention_mask")
+    return isinstance(mask, Tensor) and not bool(mask.all())
 
 
 def _feed_shared(ranks: Ranks, prompt: _Prompt, borders: Sequence[int], batch: int) -> None:

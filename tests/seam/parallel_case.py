@@ -18,7 +18,7 @@ LENGTHS = (400, 1000, 2100)
 
 
 def results(ranks: Ranks | None) -> dict[str, torch.Tensor]:
-    """Last logits of a prompt, padded rows among them, and what is written behind it, under every scheme."""
+    """Last logits of a prompt, and what is written behind it, under every scheme; of padded rows, not shared, too."""
     torch.set_num_threads(1)
     loaded = load_model("rope", dtype="float64")
     found: dict[str, torch.Tensor] = {}
@@ -40,7 +40,7 @@ def results(ranks: Ranks | None) -> dict[str, torch.Tensor]:
     with torch.no_grad(), apply_scheme(loaded.model, parse_scheme("mesa", loaded.window), ranks=ranks):
         found["padded"] = loaded.model(rows, attention_mask=mask, use_cache=True, logits_to_keep=1).logits
         if ranks is not None:
-            found["refused"] = torch.tensor(_refused(loaded.model, rows))
+            found["refused"] = torch.tensor(_refused(loaded.model, rows))  # no mask, so that it would be shared
     return found
 
 
