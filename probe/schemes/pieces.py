@@ -21,6 +21,9 @@ from probe.schemes.visibility import Interval, Visibility
 
 T = TypeVar("T")
 
+_FEW = 4
+"""Pieces up to which positions are kept in float64 whatever they are."""
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -75,8 +78,10 @@ def pieces_of(weave: Weave, t: Int[Tensor, " queries"], i: Int[Tensor, " keys"])
         parts = weave.parts(t, i)
     except WeaveError as error:
         raise ProbeError(str(error)) from None
+    # Where pieces are few a look at their keys costs more than the memory is worth: a decoding step has one or two.
+    placed = _narrow if len(parts) > _FEW else Tensor.double
     return [
-        Piece(part.queries, part.q_pos.double(), _narrow(part.k_pos), part.lo, part.hi, part.times) for part in parts
+        Piece(part.queries, part.q_pos.double(), placed(part.k_pos), part.lo, part.hi, part.times) for part in parts
     ]
 
 
