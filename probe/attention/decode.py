@@ -105,7 +105,16 @@ def _whole(piece: Piece) -> Segment:
     return Segment(start, stop, 1, piece.q_pos[:1], piece.k_pos[:0], relative)
 
 
-def _scored_by_run(
+def turned_by_run(
+    query: Float[Tensor, "batch heads 1 dim"], segment: Segment, encoding: Encoding
+) -> Float[Tensor, "batch heads runs dim"]:
+    """A query once for every run of a segment, turned by the run's relative position."""
+    turned = encoding.turned(query.expand(-1, -1, segment.runs, -1), segment.q_pos)
+    # What an encoding does to a key wherever it is (an amplitude), the query gets in its place.
+    return encoding.turned(turned, torch.zeros_like(segment.q_pos))
+
+
+def scored_by_run(
     query: Float[Tensor, "batch heads 1 dim"],
     key: Float[Tensor, "batch kv_heads keys dim"],
     segment: Segment,
@@ -113,10 +122,7 @@ def _scored_by_run(
 ) -> Float[Tensor, "batch kv_heads group keys"]:
     """Scores of keys in runs, from views of the cache."""
     count = segment.runs
-    turned = encoding.turned(query.expand(-1, -1, count, -1), segment.q_pos)
-    # What an encoding does to a key wherever it is (an amplitude), the query gets in its place.
-    turned = encoding.turned(turned, torch.zeros_like(segment.q_pos))
-    queries = grouped(turned, key.shape[1])  # [batch, kv_heads, group, runs, dim]
+    queries = grouped(turned_by_run(query, segment, encoding), key.shape[1])  # [batch, kv_heads, group, runs, dim]
     if count == 1:
         return queries[:, :, :, 0] @ key.transpose(-1, -2)
     if query.device.type != "cpu" and key.shape[2] <= _COPIED:
@@ -148,7 +154,7 @@ def _scores(
     for segment in segments:
         keys, size = key[:, :, segment.start : segment.stop], segment.stop - segment.start
         if segment.runs:
-            part = _scored_by_run(query, keys, segment, encoding)
+            part = scored_by_run(query, keys, segment, encoding)
         else:
             # Chunks of one piece follow one another, and share the query's position.
             if turned is None or turned[0] is not segment.q_pos:

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probe.attention.decode import Segment, planned_segments
+from probe.attention.decode import Segment, planned_segments, scored_by_run, turned_by_run
 from probe.attention.encoding import Encoding
 from probe.attention.kernels import grouped
 from probe.attention.merged import attend_pieces
@@ -67,33 +67,25 @@ class Pages:
                 found.append((place, place + 1, page))
         return found
 
-    def blocks(self, first: int, stop: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """(first place, keys [pages, kv_heads, size, dim], values) of the pages at places first..stop-1 of the table:
-        views where pages lie side by side, else copies of some at a time.
+    def blocks(self, held: Tensor, first: int, stop: int) -> Iterator[tuple[int, Tensor]]:
+        """(first place, [pages, kv_heads, size, dim]) of keys or values at places first..stop-1 of the table: views
+        where pages lie side by side, else copies of some at a time.
         """
         if 4 * len(self.stretches) <= len(self.table) or len(self.table) == 1:
             for begin, end, page in self.stretches:
                 low, high = max(begin, first), min(end, stop)
                 if low < high:
-                    here = slice(page + low - begin, page + high - begin)
-                    yield low, self.keys[here], self.values[here]
+                    yield low, held[page + low - begin : page + high - begin]
             return
         step = max(1, _GATHERED // self.size)
         for at in range(first, stop, step):
-            some = self.table[at : min(at + step, stop)]
-            yield at, self.keys[some], self.values[some]
+            yield at, held[self.table[at : min(at + step, stop)]]
 
-    def ordered(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of the tokens start..stop-1, copied: [1, kv_heads, stop - start, dim] each."""
+    def ordered(self, held: Tensor, start: int, stop: int) -> Float[Tensor, "1 kv_heads tokens dim"]:
+        """Keys or values of the tokens start..stop-1, copied."""
         first = start // self.size
-        some, mine = (
-            self.table[first : -(-stop // self.size)],
-            slice(start - first * self.size, stop - first * self.size),
-        )
-        return (
-            self.keys[some].transpose(0, 1).flatten(1, 2)[None, :, mine],
-            self.values[some].transpose(0, 1).flatten(1, 2)[None, :, mine],
-        )
+        some = held[self.table[first : -(-stop // self.size)]].transpose(0, 1).flatten(1, 2)
+        return some[None, :, start - first * self.size : stop - first * self.size]
 
 
 def _run_scores(
@@ -104,8 +96,7 @@ def _run_scores(
     A page is scored at every relative position that it has, and each key keeps its own.
     """
     kv_heads, size = pages.keys.shape[1], pages.size
-    turned = encoding.turned(query[None, :, None].expand(-1, -1, segment.runs, -1), segment.q_pos)
-    turned = encoding.turned(turned, torch.zeros_like(segment.q_pos))
+    turned = turned_by_run(query[None, :, None], segment, encoding)
     queries = grouped(turned, kv_heads)[0].permute(2, 0, 3, 1)  # [runs, kv_heads, dim, group]
     width = (segment.stop - segment.start) // segment.runs
     first, stop = segment.start // size, -(-segment.stop // size)
@@ -117,7 +108,7 @@ def _run_scores(
     each = placed((lowest[:, None] + torch.arange(most)).clamp(max=segment.runs - 1), queries)
     own = placed(run - lowest[:, None], queries)
     group = queries.shape[3]
-    for at, keys, _ in pages.blocks(first, stop):
+    for at, keys in pages.blocks(pages.keys, first, stop):
         mine = slice(at - first, at - first + len(keys))
         # [pages, kv_heads, dim, most * group]
         asked = queries[each[mine]].permute(0, 2, 3, 1, 4).flatten(3)
@@ -138,7 +129,7 @@ def _own_scores(
     query: Float[Tensor, "heads dim"], pages: Pages, segment: Segment, encoding: Encoding, scores: Tensor
 ) -> None:
     """Scores of a segment whose keys have positions of their own: they are turned."""
-    keys, _ = pages.ordered(segment.start, segment.stop)
+    keys = pages.ordered(pages.keys, segment.start, segment.stop)
     turned = grouped(encoding.turned(query[None, :, None], segment.q_pos), keys.shape[1])[:, :, :, 0]
     scores[:, :, segment.start : segment.stop] = (turned @ encoding.turned(keys, segment.k_pos).transpose(-1, -2))[0]
 
@@ -190,12 +181,8 @@ def _run_by_run(
     query: Float[Tensor, "heads dim"], pages: Pages, segment: Segment, encoding: Encoding, scores: Tensor
 ) -> None:
     """Scores of short runs, of which a page has many: their keys are put in order first."""
-    keys, _ = pages.ordered(segment.start, segment.stop)
-    turned = encoding.turned(query[None, :, None].expand(-1, -1, segment.runs, -1), segment.q_pos)
-    turned = encoding.turned(turned, torch.zeros_like(segment.q_pos))
-    queries = grouped(turned, keys.shape[1])[0].transpose(1, 2)  # [kv_heads, runs, group, dim]
-    found = queries @ keys[0].unflatten(1, (segment.runs, -1)).transpose(-1, -2)
-    scores[:, :, segment.start : segment.stop] = found.transpose(1, 2).flatten(2)
+    keys = pages.ordered(pages.keys, segment.start, segment.stop)
+    scores[:, :, segment.start : segment.stop] = scored_by_run(query[None, :, None], keys, segment, encoding)[0]
 
 
 def _biased(scores: Tensor, segments: Sequence[Segment], encoding: Encoding, like: Tensor) -> Tensor:
@@ -217,7 +204,7 @@ def _valued(
     full = torch.nn.functional.pad(weights, (0, -weights.shape[2] % size)).unflatten(2, (-1, size))
     out = weights.new_zeros(*weights.shape[:2], pages.values.shape[3])
     for start, stop in _touched(segments, size):
-        for at, _, values in pages.blocks(start, stop):
+        for at, values in pages.blocks(pages.values, start, stop):
             mine = full[:, :, at : at + len(values)].permute(2, 0, 1, 3)
             if (at + len(values)) * size > pages.length:
                 # Behind the last token there may be anything, and 0 times infinity is no number.
@@ -263,6 +250,6 @@ def attend_paged(
         raise ProbeError("paged attention: expected a scheme whose keys count once each")
     if len(query) == 1:
         return attend_paged_one(query[0], pages, pieces, encoding, scaling, sinks)[None]
-    keys, values = pages.ordered(0, pages.length)
+    keys, values = (pages.ordered(held, 0, pages.length) for held in (pages.keys, pages.values))
     out = attend_pieces(query.transpose(0, 1)[None], keys, values, pieces, encoding, scaling, sinks=sinks)
     return out[0].transpose(0, 1)

@@ -11,6 +11,7 @@ import sys
 from probe.commands import options
 from probe.commands.command import Command
 from probe.errors import FieldError, unknown
+from weavescope.serving.limits import Limits
 
 ENGINES = ("auto", "transformers", "vllm")
 
@@ -67,16 +68,24 @@ def _check_free(host: str, port: int) -> None:
         raise FieldError("port", hint=f"cannot listen on {host}:{port} ({error.strerror})", value=port) from None
 
 
+def _limits(args: argparse.Namespace, window: int) -> Limits:
+    """What was asked for, the longest prompt from the window where it was not.
+
+    Raises:
+        FieldError: one under which nothing could be answered.
+    """
+    return Limits(4 * window if args.max_prompt is None else args.max_prompt, args.max_new, args.max_waiting)
+
+
 def _transformers(args: argparse.Namespace) -> None:
     from probe.schemes import parse_scheme
-    from weavescope.serving.endpoint import Limits, serve
+    from weavescope.serving.endpoint import serve
 
     loaded = options.load(args)
-    longest = 4 * loaded.window if args.max_prompt is None else args.max_prompt
-    limits = Limits(longest, args.max_new, args.max_waiting)
+    limits = _limits(args, loaded.window)
     scheme = parse_scheme(args.scheme, loaded.window)
     print(
-        f"{loaded.name} under {scheme.spec}, prompts of up to {longest:,} tokens: http://{args.host}:{args.port}/v1",
+        f"{loaded.name} under {scheme.spec}, prompts of up to {limits.prompt:,} tokens: http://{args.host}:{args.port}/v1",
         file=sys.stderr, flush=True,
     )  # fmt: skip
     serve(loaded, scheme, limits, args.host, args.port)
@@ -94,10 +103,11 @@ def _vllm(args: argparse.Namespace) -> None:
     if window is None:
         raise FieldError("window", hint=f"the config of model {args.model} states no trained window; give one")
     parse_scheme(args.scheme, window)
-    longest = 4 * window if args.max_prompt is None else args.max_prompt
+    limits = _limits(args, window)
     command = [
         sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", source, "--host", args.host, "--port",
-        str(args.port), "--max-model-len", str(longest + args.max_new), "--max-num-seqs", str(args.max_waiting),
+        str(args.port), "--max-model-len", str(limits.prompt + limits.new), "--max-num-seqs",
+        str(limits.waiting),
         "--served-model-name", args.model, "--no-enable-prefix-caching", "--load-format", "safetensors",
         # Of this machine's memory: vLLM's own share, 0.92, is for devices that do nothing else.
         "--gpu-memory-utilization", "0.5",

@@ -72,7 +72,3 @@ class PrefixMemory:
             input_ids=ids[:, kept:], past_key_values=self.cache, use_cache=True, logits_to_keep=last
         ).logits
         return logits
-
-    def drop(self) -> None:
-        """Forget all of it."""
-        self.ids, self.cache = [], None

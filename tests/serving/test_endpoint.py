@@ -181,7 +181,8 @@ def test_a_chat_under_a_template(tmp_path: Path) -> None:
     """With the application itself, on a model that has a template."""
     from fastapi.testclient import TestClient
 
-    from weavescope.serving.endpoint import Limits, build
+    from weavescope.serving.endpoint import build
+    from weavescope.serving.limits import Limits
 
     loaded = load_model("rope")
     loaded.tokenizer_for("a test").chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"

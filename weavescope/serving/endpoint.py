@@ -13,16 +13,17 @@ import json
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from transformers import StoppingCriteria
 
-from probe.errors import FieldError, ProbeError, out_of_memory
+from probe.errors import ProbeError, out_of_memory
 from probe.models.load import LoadedModel
 from probe.schemes import Scheme
 from probe.seam.apply import apply_scheme, check_scheme
+from weavescope.serving.limits import Limits
 
 try:
     import uvicorn
@@ -36,31 +37,6 @@ except (ImportError, NameError) as error:  # transformers leaves names undefined
 
 BODY = 1 << 26
 """Largest request, bytes."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a request may ask for.
-
-    Attributes:
-        prompt: tokens of the longest prompt.
-        new: tokens to write at most.
-        waiting: requests at a time, the one that is answered among them.
-    """
-
-    prompt: int
-    new: int = 1024
-    waiting: int = 64
-
-    def __post_init__(self) -> None:
-        """Refuse limits under which nothing could be answered.
-
-        Raises:
-            FieldError: one is below 1.
-        """
-        for name in ("prompt", "new", "waiting"):
-            if getattr(self, name) < 1:
-                raise FieldError(f"max_{name}", "at least 1", getattr(self, name))
 
 
 class _OneModel:
@@ -178,7 +154,58 @@ def _said(error: Exception) -> tuple[int, str]:
         return 503, "out of memory: send a shorter prompt"
     if isinstance(error, ProbeError):
         return 400, str(error)
-    return 400, f"bad request: {type(error).__name__}: {error}"
+    # Values of a request reach transformers' code as they are; what else goes wrong is not the client's doing.
+    asked = isinstance(error, KeyError | TypeError | ValueError | AttributeError | TemplateError)
+    return (400, f"bad request: {_named(error)}") if asked else (500, f"the server ran into {_named(error)}")
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+class _Counted(Response):
+    """A response, after whose last byte, or end in the middle, one request fewer is waiting."""
+
+    def __init__(self, inner: Response, done: Callable[[], None]) -> None:
+        super().__init__()
+        self.inner, self.done = inner, done
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await self.inner(scope, receive, send)
+        finally:
+            self.done()
+
+
+@dataclass
+class _Desk:
+    """Where requests wait: how many do, how many were answered."""
+
+    limits: Limits
+    waiting: int = 0
+    served: int = 0
+
+    def released(self) -> None:
+        """One fewer waits."""
+        self.waiting -= 1
+
+    async def answered(
+        self, request: Request, handle: Callable[[dict[str, Any], str], Awaitable[Response]]
+    ) -> Response:
+        """What a handler makes of a request, or why there is no answer."""
+        if self.waiting >= self.limits.waiting:
+            return _error(429, f"{self.limits.waiting} requests are waiting already; try again later")
+        self.waiting += 1
+        try:
+            body = await _body(request)
+            response = await _while_wanted(request, handle(body, f"weave-{self.served}"))
+            self.served += 1
+        except Exception as error:  # a request must never end the server
+            response = _error(*_said(error))
+        except BaseException:
+            self.released()
+            raise
+        return _Counted(response, self.released)
 
 
 def build(loaded: LoadedModel, scheme: Scheme, limits: Limits) -> FastAPI:
@@ -197,38 +224,19 @@ def build(loaded: LoadedModel, scheme: Scheme, limits: Limits) -> FastAPI:
     loaded.tokenizer_for("serving")
     check_scheme(loaded.model, scheme)
     manager, state = _OneModel(loaded, loaded.name), _State(limits)
-    handlers: Any = SimpleNamespace(
-        chat=ChatCompletionHandler(manager, state),
-        text=CompletionHandler(manager, state),
-    )
+    chats, texts = ChatCompletionHandler(manager, state), CompletionHandler(manager, state)
     app = FastAPI(title=f"{loaded.name} under {scheme.spec}", docs_url=None, redoc_url=None, openapi_url=None)
-    counts = SimpleNamespace(waiting=0, served=0)
-
-    async def answered(request: Request, handle: Callable[[dict[str, Any], str], Awaitable[Response]]) -> Response:
-        if counts.waiting >= limits.waiting:
-            return _error(429, f"{limits.waiting} requests are waiting already; try again later")
-        counts.waiting += 1
-        try:
-            body = await _body(request)
-            response = await _while_wanted(request, handle(body, f"weave-{counts.served}"))
-            counts.served += 1
-            return _released(response, counts)
-        except Exception as error:  # a request must never end the server
-            counts.waiting -= 1
-            return _error(*_said(error))
-        except BaseException:
-            counts.waiting -= 1
-            raise
+    desk = _Desk(limits)
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
         if not getattr(loaded.tokenizer, "chat_template", None):
             return _error(400, f"model {loaded.name} has no chat template; use /v1/completions")
-        return await answered(request, handlers.chat.handle_request)
+        return await desk.answered(request, chats.handle_request)
 
     @app.post("/v1/completions")
     async def text(request: Request) -> Response:
-        return await answered(request, handlers.text.handle_request)
+        return await desk.answered(request, texts.handle_request)
 
     @app.get("/v1/models")
     def models() -> dict[str, Any]:
@@ -239,7 +247,7 @@ def build(loaded: LoadedModel, scheme: Scheme, limits: Limits) -> FastAPI:
     def health() -> dict[str, Any]:
         return {
             "status": "ok", "model": loaded.name, "scheme": scheme.spec, "window": loaded.window,
-            "waiting": counts.waiting, "served": counts.served,
+            "waiting": desk.waiting, "served": desk.served,
         }  # fmt: skip
 
     return app
@@ -266,23 +274,6 @@ async def _body(request: Request) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise HTTPException(400, "expected a JSON object")
     return found
-
-
-def _released(response: Response, counts: Any) -> Response:
-    """The response, after whose last byte, or end in the middle, one request fewer is waiting."""
-    send = response.__call__
-
-    async def sent(scope: Any, receive: Any, to: Any) -> None:
-        try:
-            await send(scope, receive, to)
-        finally:
-            counts.waiting -= 1
-
-    class Counted(Response):
-        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-            await sent(scope, receive, send)
-
-    return Counted()
 
 
 def serve(loaded: LoadedModel, scheme: Scheme, limits: Limits, host: str = "127.0.0.1", port: int = 8000) -> None:
