@@ -45,7 +45,7 @@ def exceedance_map(mine: Sequence[Verdict], info: RunInfo, now: Look) -> dict[st
         info: of the run.
         now: the theme.
     """
-    dims, layers = sorted({one.dim for one in mine}), sorted({one.layer for one in mine})
+    dims, layers = sorted({one.dim or 0 for one in mine}), sorted({one.layer for one in mine})
     column = {dim: number for number, dim in enumerate(dims)}
     row = {layer: number for number, layer in enumerate(layers)}
     height = max(220, min(460, 90 + 22 * len(layers)))
@@ -84,7 +84,7 @@ def _marks(
     staying = [one for one in mine if one.predicted is None]
     return [
         {
-            "type": "scatter", "mode": "markers", "x": [column[one.dim] for one in group],
+            "type": "scatter", "mode": "markers", "x": [column[one.dim or 0] for one in group],
             "y": [row[one.layer] for one in group], "customdata": [[one.layer, one.dim] for one in group],
             "text": [_said(one) for one in group], "hovertemplate": "%{text}<extra></extra>",
             "marker": {"symbol": symbol, "size": size, "color": colour, **more},
@@ -103,7 +103,7 @@ def _image(
     values = np.full((len(row), len(column)), np.nan, dtype=np.float32)
     for one in mine:
         if one.predicted is not None:
-            values[row[one.layer], column[one.dim]] = one.predicted
+            values[row[one.layer], column[one.dim or 0]] = one.predicted
     return [
         {
             "type": "heatmap", "z": values, "zmin": scale["cmin"], "zmax": scale["cmax"], "colorbar": bar,

@@ -20,7 +20,9 @@ MEASURED = (
     "Measured failure: the first position from which the smoothed negative log-likelihood stays above the band that "
     "the model as trained keeps inside its window. It does not depend on layer or dimension."
 )
-DETECTOR = "How the threshold is found. " + " ".join(f"`{row.name}`: {row.help}." for row in DETECTORS.values())
+DETECTOR = "How the threshold is found. " + " ".join(
+    f"`{row.name}`: {row.help}." for row in DETECTORS.values() if not row.joint
+)
 BURN_IN = "First position of the in-window reference. Before it a model is still finding its context."
 RUN_LENGTH = (
     "Positions for which a crossing must hold to count. It is also the width over which the likelihood is smoothed."

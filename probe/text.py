@@ -80,7 +80,7 @@ def lengths_at(window: int, lengths: Sequence[int | str]) -> tuple[int, ...]:
 def format_table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
     """Rows as aligned text; None is '-', numbers are right-aligned."""
     cells = [[_cell(row[name]) for name in columns] for row in rows]
-    widths = [max(len(name), *(len(line[at]) for line in cells)) for at, name in enumerate(columns)]
+    widths = [max([len(name), *(len(line[at]) for line in cells)]) for at, name in enumerate(columns)]
     number = [all(not isinstance(row[name], str) for row in rows) for name in columns]
     lines = [list(columns), ["-" * width for width in widths], *cells]
     return "\n".join(
@@ -96,3 +96,8 @@ def _cell(value: object) -> str:
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def parse_names(text: str | None) -> list[str] | None:
+    """Names separated by commas; None stays None."""
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]

@@ -19,6 +19,7 @@ from probe.studies.causes import CauseRow, Causes
 from probe.studies.evaluate import Evaluation
 from probe.studies.frequencies import FrequencyRow, FrequencyStudy
 from probe.studies.journal import Journal
+from probe.studies.leads import LeadRow, Leads
 from probe.studies.patching import Patching, PatchRow
 from probe.studies.pieces import PieceStore
 from probe.studies.run import Numbers, RunSettings, SchemesAsked, run_probe
@@ -442,6 +443,45 @@ class Model:
         """
         store = PieceStore(None if keep is None else Path(keep))
         work = Scan(self.loaded, schemes, lengths, input, samples, seed, tail, signals, store)
+        return _finished(work, progress)
+
+    def leads(
+        self,
+        schemes: SchemesAsked = ORIGIN,
+        *,
+        length: int | None = None,
+        input: str = "documents",
+        samples: int = 8,
+        signals: Sequence[str] | None = None,
+        detectors: Sequence[str] | None = None,
+        resamples: int = 100,
+        seed: int = 0,
+        keep: str | Path | None = None,
+        progress: Progress | None = None,
+    ) -> Result[LeadRow]:
+        """Which detector of which signal says that the model fails before its likelihood does, and how long before.
+
+        Args:
+            schemes: text, objects or both.
+            length: tokens of a text; default 4 windows, of long ones 2.
+            input: text, as `probe` takes it.
+            samples: texts.
+            signals: names of `choices("signal")`; default all but the truth.
+            detectors: names of `choices("detector")`; default all.
+            resamples: texts drawn again, for the intervals.
+            seed: of the texts and the resamples.
+            keep: folder for what is measured; what is there is not measured again.
+            progress: told how far it is.
+
+        Returns:
+            A row per scheme, signal and detector, and one per scheme with the truth.
+
+        Raises:
+            ProbeError: a length that leaves nothing past the window, an unknown signal or detector, a model without a
+                head, or what does not fit.
+        """
+        store = PieceStore(None if keep is None else Path(keep))
+        work = Leads(self.loaded, schemes, length, input, samples, seed, signals, detectors, resamples, store)
         return _finished(work, progress)
 
     def patch(

@@ -18,7 +18,7 @@ from probe.recording.folder import Run
 from probe.recording.info import RunInfo
 from probe.recording.place import Place
 from probe.schemes import ORIGIN
-from probe.thresholds.detectors import DETECTORS, DetectorSettings
+from probe.thresholds.detectors import DetectorSettings, as_single, single_detectors
 from probe.thresholds.verdicts import Verdict
 
 PANELS = 2
@@ -133,8 +133,9 @@ def _judging(info: RunInfo, name: str) -> tuple[str, DetectorSettings]:
     # The reference needs two positions inside the window.
     latest = max(0, min(window, info.input.length) - 2)
     row = st.columns(4, gap="medium")
-    keep("detector", list(DETECTORS), info.detector)
-    detector = row[0].selectbox("Detector", list(DETECTORS), key="detector", bind="query-params", help=words.DETECTOR)
+    known = single_detectors()
+    keep("detector", known, as_single(info.detector))
+    detector = row[0].selectbox("Detector", known, key="detector", bind="query-params", help=words.DETECTOR)
     burn_in = row[1].number_input(
         "Burn-in", 0, latest, min(used.burn_in_used, latest), key=f"burn_in {name}", help=words.BURN_IN
     )

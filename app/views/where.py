@@ -23,7 +23,7 @@ from probe.recording.folder import Run
 from probe.recording.info import RunInfo
 from probe.recording.place import Place
 from probe.schemes import ORIGIN
-from probe.thresholds.detectors import DETECTORS, DetectorSettings
+from probe.thresholds.detectors import DetectorSettings, as_single, single_detectors
 from probe.thresholds.verdicts import Verdict, settings_of
 
 
@@ -65,8 +65,9 @@ def _controls(info: RunInfo) -> tuple[str, list[str], str]:
         schemes.append(
             second.segmented_control("Beside the model as trained", others, key="beside", required=True) or others[0]
         )
-    keep("detector", list(DETECTORS), info.detector)
-    detector = third.selectbox("Detector", list(DETECTORS), key="detector", bind="query-params", help=words.DETECTOR)
+    known = single_detectors()
+    keep("detector", known, as_single(info.detector))
+    detector = third.selectbox("Detector", known, key="detector", bind="query-params", help=words.DETECTOR)
     return site, schemes, detector
 
 

@@ -18,6 +18,7 @@ from probe.commands import (
     figure,
     frequencies,
     generate,
+    leads,
     lm_eval,
     models,
     patch,
@@ -39,7 +40,7 @@ from probe.commands.ending import exit_code, flags, stoppable
 
 COMMANDS: tuple[Command | Group, ...] = (
     run.COMMAND, eval.COMMAND, lm_eval.COMMAND, causes.COMMAND, tune.COMMAND, frequencies.COMMAND, scan.COMMAND,
-    study.COMMAND, signals.COMMAND, patch.COMMAND, generate.COMMAND, serve.COMMAND, audit.COMMAND,
+    leads.COMMAND, study.COMMAND, signals.COMMAND, patch.COMMAND, generate.COMMAND, serve.COMMAND, audit.COMMAND,
     bench.COMMAND, peers.COMMAND, tables.COMMAND, report.COMMAND, runs.COMMAND, figure.COMMAND, models.COMMAND,
     schemes.COMMAND, choices.COMMAND, train.COMMAND, accept.COMMAND, app.COMMAND,
 )  # fmt: skip

@@ -6,7 +6,7 @@ import argparse
 
 from probe.commands import options, show
 from probe.commands.command import Command
-from probe.text import parse_numbers
+from probe.text import parse_names, parse_numbers
 
 _EXAMPLES = """\
 examples:
@@ -43,10 +43,9 @@ def _run(args: argparse.Namespace) -> None:
         check_texts(args.scheme)
     writable(args.out)
     lengths = None if args.lengths is None else parse_numbers(args.lengths, "lengths", ())
-    signals = None if args.signals is None else [name.strip() for name in args.signals.split(",")]
     work = Scan(
-        options.load(args), args.scheme, lengths, args.input, args.samples, args.seed, args.tail, signals,
-        PieceStore(args.keep),
+        options.load(args), args.scheme, lengths, args.input, args.samples, args.seed, args.tail,
+        parse_names(args.signals), PieceStore(args.keep),
     )  # fmt: skip
     options.carry(work, args, show.scan)
 

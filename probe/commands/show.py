@@ -48,7 +48,8 @@ def summary(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
         found = sorted(verdict.predicted for verdict in mine if verdict.predicted is not None)
         untold = next((verdict.unpredicted for verdict in mine if verdict.unpredicted is not None), None)
         lines.append({
-            "scheme": scheme, "failing dims": f"{len(found)} of {len(mine)}",
+            "scheme": scheme,
+            "failing": f"{len(found)} of {len(mine)} {'layers' if mine[0].dim is None else 'dims'}",
             "earliest": _said(found[0] if found else None, untold),
             "median": _said(found[len(found) // 2] if found else None, untold),
             "measured": _said(mine[0].measured, mine[0].unmeasured),
@@ -87,6 +88,7 @@ def run(run: Run, json_only: bool) -> None:
     rows = [
         row
         | {
+            "dim": "all as one" if row["dim"] is None else row["dim"],
             "predicted": _said(row["predicted"], row["unpredicted"]),
             "measured": _said(row["measured"], row["unmeasured"]),
         }
@@ -97,7 +99,7 @@ def run(run: Run, json_only: bool) -> None:
     if len(verdicts) > TABLE_ROWS:
         print(f"... and {len(verdicts) - TABLE_ROWS} more in {run.path / 'thresholds.parquet'}")
     print()
-    print(format_table(summary(verdicts), ("scheme", "failing dims", "earliest", "median", "measured")))
+    print(format_table(summary(verdicts), ("scheme", "failing", "earliest", "median", "measured")))
     print(
         "\npredicted: the hidden state lastingly crosses its threshold; "
         "measured: the likelihood leaves its in-window band"
@@ -325,6 +327,64 @@ def patching(result: Result[Any], json_only: bool) -> None:
     )
     for why in dict.fromkeys(row.untold for row in result.rows if row.untold):
         print(f"cannot tell: {why}")
+
+
+def leads(result: Result[Any], json_only: bool) -> None:
+    """Per scheme where its likelihood fails and which detectors say so, the earliest first; then all schemes as one."""
+    from probe.studies.leads import TRUTH
+    from probe.studies.tables import LEAD_TITLES, lead_cells
+
+    if json_only:
+        as_json(result.to_json())
+        return
+    chosen, rows = result.settings, list(result.rows)
+    print(
+        f"model {chosen['model']}, window M = {chosen['window']}, {chosen['samples']} texts of {chosen['length']} "
+        f"tokens of {chosen['input']}, seed {chosen['seed']}"
+    )
+    for scheme in dict.fromkeys(row.scheme for row in rows):
+        mine = [row for row in rows if row.scheme == scheme]
+        spoke = sorted((row for row in mine if row.signal != TRUTH and row.position is not None),
+                       key=lambda row: row.position)  # fmt: skip
+        quiet = len(mine) - 1 - len(spoke)
+        cells = [dict(zip(LEAD_TITLES, line, strict=True)) for line in lead_cells([mine[0], *spoke[:TUNED_ROWS]])]
+        print(f"\n{scheme}\n{format_table(cells, LEAD_TITLES)}")
+        more = f"{len(spoke) - TUNED_ROWS} more speak later, " if len(spoke) > TUNED_ROWS else ""
+        print(f"{more}{quiet} say nothing up to {chosen['length']}")
+        for why in dict.fromkeys(row.untold for row in mine if row.untold):
+            print(f"cannot tell: {why}")
+    table = _summary_table([result.to_json()])
+    if table:
+        print(f"\nall schemes\n{table}")
+    print(
+        "\npositions and leads with 95% intervals over texts drawn again; the likelihood fails where it is lastingly "
+        f"more than\n{chosen['floor']:g} nats above the trained model's under a context cut to its window"
+    )
+    for why in dict.fromkeys(row.no_interval for row in rows if row.no_interval):
+        print(f"no interval: {why}")
+
+
+def _summary_table(results: Sequence[Mapping[str, Any]]) -> str:
+    """Empty where no truth can be told."""
+    from probe.studies.leads import lead_summaries
+    from probe.studies.tables import SUMMARY_TITLES, lead_summary_cells
+
+    found = lead_summary_cells(lead_summaries(results))
+    lines = [dict(zip(SUMMARY_TITLES, line, strict=True)) for line in found]
+    return format_table(lines, SUMMARY_TITLES) if lines else ""
+
+
+def lead_summary(results: Sequence[Mapping[str, Any]], json_only: bool) -> None:
+    """Signals and detectors over several results."""
+    from dataclasses import asdict
+
+    from probe.studies.leads import lead_summaries
+
+    if json_only:
+        as_json({"summaries": [asdict(one) for one in lead_summaries(results)]})
+        return
+    models = dict.fromkeys(str(result["settings"]["model"]) for result in results)
+    print(f"{len(results)} results of {', '.join(models)}\n\n{_summary_table(results)}")
 
 
 def study(result: Result[Any], json_only: bool) -> None:

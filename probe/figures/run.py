@@ -14,6 +14,7 @@ from probe.errors import FieldError, unknown
 from probe.figures.style import scheme_colour
 from probe.recording.folder import Run
 from probe.recording.info import RunInfo
+from probe.thresholds.detectors import as_single
 from probe.thresholds.verdicts import Verdict, read_verdicts
 
 WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 860, 400, 56, 30, 150, 44
@@ -114,7 +115,8 @@ def crossings_svg(run: Run, schemes: Sequence[str] | None = None) -> str:
     Raises:
         ProbeError: a scheme that is not among the run's verdicts.
     """
-    verdicts, info = read_verdicts(run), run.info
+    info = run.info
+    verdicts = read_verdicts(run, as_single(info.detector))
     shown = list(info.shown if schemes is None else schemes)
     known = list(dict.fromkeys(verdict.scheme for verdict in verdicts))
     for scheme in shown:

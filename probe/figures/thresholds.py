@@ -16,7 +16,7 @@ from probe.recording.folder import Run
 from probe.recording.info import RunInfo
 from probe.recording.place import Place
 from probe.schemes import ORIGIN
-from probe.thresholds.detectors import DetectorSettings, can_calibrate
+from probe.thresholds.detectors import DetectorSettings, as_single, can_calibrate
 from probe.thresholds.measured import nll_threshold, smooth_nll
 from probe.thresholds.verdicts import Verdict, read_verdicts, settings_of
 
@@ -251,7 +251,7 @@ def draw_dimension(
     Returns whether it is noisy: then the lines are running medians over the detectors' run length, on faint raw values.
     """
     first = verdicts[0]
-    series = {one.scheme: run.series(one.scheme, first.site, first.layer, first.dim) for one in verdicts}
+    series = {one.scheme: run.series(one.scheme, first.site, first.layer, first.dim or 0) for one in verdicts}
     failures = {one.scheme: one.predicted for one in verdicts}
     # Under `range` the schemes may have been judged by different ends of the range: each is drawn once.
     guides = {one.threshold: f"H = {one.threshold:.3g}" for one in verdicts if one.threshold is not None}
@@ -337,10 +337,10 @@ def threshold_figure(
 
     Args:
         run: the run folder.
-        verdicts: what to draw; default those in the run's folder.
+        verdicts: what to draw, of single dimensions; default those in the run's folder.
         settings: what the verdicts were made with; default those of the run.
     """
-    verdicts = read_verdicts(run) if verdicts is None else verdicts
+    verdicts = read_verdicts(run, as_single(run.info.detector)) if verdicts is None else verdicts
     panels: dict[Place, list[Verdict]] = {}
     for verdict in verdicts:
         panels.setdefault(verdict.place.under(ORIGIN), []).append(verdict)

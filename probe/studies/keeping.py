@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from probe.errors import FieldError, ProbeError, literal
 from probe.recording.checksums import SUMS, differing, read_sums, write_sums
 from probe.recording.folder import Run
+from probe.recording.info import RunInfo
 from probe.recording.repeat import command
 from probe.studies.passes import done_passes
 from probe.studies.run import draw_figure, write_verdicts
-from probe.thresholds.detectors import DETECTORS
+from probe.thresholds.detectors import DETECTORS, kept_detectors
 from probe.thresholds.verdicts import judge_run, settings_of
 
 DERIVED = ("thresholds.parquet", "figure.html")
@@ -160,11 +161,20 @@ def _nll(run: Run) -> str | None:
 
 def _verdicts(run: Run) -> str | None:
     rows = run.table("thresholds")
-    expected = len(DETECTORS) * len(run.info.shown) * len(run.info.places())
-    made = len({row["detector"] for row in rows}) * len(run.info.shown) * len(run.info.places())
+    expected, made = (
+        sum(_judged(run.info, name) for name in names)
+        for names in (kept_detectors(run.info.detector), {row["detector"] for row in rows})
+    )
     if not rows or len(rows) not in (expected, made):
         return f"thresholds.parquet has {len(rows)} rows, expected {expected}"
     return None
+
+
+def _judged(info: RunInfo, detector: str) -> int:
+    """Verdicts of a detector in a run; of one that nobody here knows, as many as there are dimensions."""
+    joint = detector in DETECTORS and DETECTORS[detector].joint
+    places = {replace(place, dim=None) for place in info.places()} if joint else info.places()
+    return len(info.shown) * len(places)
 
 
 def repair(path: Path) -> Checked:
@@ -181,7 +191,8 @@ def repair(path: Path) -> Checked:
     if not before.mendable:
         return before
     run = Run(path)
-    verdicts = [verdict for name in DETECTORS for verdict in judge_run(run, name, settings_of(run.info))]
+    used = settings_of(run.info)
+    verdicts = [verdict for name in kept_detectors(run.info.detector) for verdict in judge_run(run, name, used)]
     write_verdicts(path, verdicts)
     draw_figure(path)
     write_sums(path, [name for name in DERIVED if (path / name).exists()] if read_sums(path) else None)

@@ -31,7 +31,7 @@ from probe.seam.passing import layer_progress
 from probe.studies.passes import Pass, PassStore, made_by
 from probe.tasks.inputs import Drawn, Ids, draw_input
 from probe.tasks.nll import nll_per_position, not_finite
-from probe.thresholds.detectors import DETECTORS, DetectorSettings, check_burn_in
+from probe.thresholds.detectors import DETECTORS, DetectorSettings, check_burn_in, kept_detectors
 from probe.thresholds.verdicts import Recorded, Verdict, judge
 
 Progress = Callable[[float, str], None]
@@ -269,7 +269,7 @@ def run_probe(
             recorded = Recorded(
                 _joined(passes), _nll(passes), plan.dims, loaded.window, info.vocabulary, info.input.unigram
             )
-            judged = (judge(recorded, info.shown, name, settings.detection) for name in DETECTORS)
+            judged = (judge(recorded, info.shown, name, settings.detection) for name in kept_detectors(plan.detector))
             if len(plan.ids) > 1:
                 write_trace(part / SAMPLES, {spec: one.each for spec, one in passes.items()})
             _write(part, info, recorded, [verdict for verdicts in judged for verdict in verdicts])

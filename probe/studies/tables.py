@@ -10,6 +10,7 @@ from probe.errors import ProbeError
 from probe.results import pipe_table
 from probe.studies.causes import COPIES, GAP, KEYS, WHOLE, CauseRow
 from probe.studies.frequencies import FrequencyRow
+from probe.studies.leads import TRUTH, LeadRow, LeadSummary, lead_rows, lead_summaries
 from probe.studies.patching import PatchRow, recovered
 from probe.studies.predictors import RULES, StudyRow, summaries
 from probe.studies.scan import ScanRow
@@ -259,3 +260,73 @@ def tune_markdown(result: Mapping[str, Any]) -> str:
     ]  # fmt: skip
     titles = ("scheme", "keys, predicted", "answer, nats", "rise, predicted", "keys found", "nats per token")
     return f"{caption}\n\n{pipe_table(titles, lines, (False, True, True, True, True, True))}"
+
+
+LEAD_TITLES = ("signal", "detector", "fails at", "lead, tokens")
+
+
+def _span(whole: int | None, low: int | None, high: int | None) -> str:
+    """A position with its interval; an end that does not fail is said so."""
+    if whole is None and low is None:
+        return "none"
+    said = "none" if whole is None else f"{whole:,}"
+    if low is None and high is None:
+        return said
+    return f"{said} [{low:,}, {'or not at all' if high is None else f'{high:,}'}]"
+
+
+def _failure(row: LeadRow) -> str:
+    if row.untold is not None:
+        return CANNOT_TELL
+    return _span(row.position, row.low, row.high)
+
+
+def _lead(row: LeadRow) -> str:
+    if row.lead is None:
+        return ""
+    return f"{row.lead:+,}" + ("" if row.lead_low is None else f" [{row.lead_low:+,}, {row.lead_high:+,}]")
+
+
+def lead_cells(rows: Sequence[LeadRow]) -> list[list[str]]:
+    """A line per signal and detector of one scheme, the truth first."""
+    return [[row.signal, row.detector, _failure(row), _lead(row)] for row in rows]
+
+
+SUMMARY_TITLES = (
+    "signal", "detector", "hits", "false alarms", "not later", "lead, windows", "octaves off", "surely not later",
+)  # fmt: skip
+
+
+def lead_summary_cells(found: Sequence[LeadSummary]) -> list[list[str]]:
+    """A line per signal and detector over several models and schemes."""
+    return [
+        [
+            one.signal, one.detector, f"{one.hits} of {one.failing}",
+            f"{one.false_alarms} of {one.pairs - one.failing}",
+            f"{one.early} of {one.hits}" if one.hits else "",
+            "" if one.lead is None else f"{one.lead:+.2f}", "" if one.octaves is None else f"{one.octaves:.2f}",
+            CANNOT_TELL if one.surely_early is None else str(one.surely_early),
+        ]
+        for one in found
+    ]  # fmt: skip
+
+
+def leads_markdown(result: Mapping[str, Any]) -> str:
+    """A caption and tables: where each scheme fails and what says so before, then a row per signal and detector.
+
+    Args:
+        result: as `Result.to_json` has it.
+
+    Raises:
+        ProbeError: it is no result of `probe leads`.
+    """
+    rows, chosen = lead_rows(result), result["settings"]
+    with _reading("leads"):
+        caption = (
+            f"`{chosen['model']}`, M = {chosen['window']}, {chosen['samples']} texts of {chosen['length']} tokens of "
+            f"`{chosen['input']}`, seed {chosen['seed']}, 95% intervals over {chosen['resamples']} resamples of texts"
+        )
+    truths = [[f"`{row.scheme}`", _failure(row)] for row in rows if row.signal == TRUTH]
+    first = pipe_table(("scheme", "likelihood fails at"), truths, (False, True))
+    second = pipe_table(SUMMARY_TITLES, lead_summary_cells(lead_summaries([result])), (False, False, *[True] * 6))
+    return f"{caption}\n\n{first}\n\n{second}"

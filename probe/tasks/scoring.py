@@ -7,14 +7,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from probe.errors import FieldError
 from probe.models.load import LoadedModel
-from probe.schemes import Scheme
+from probe.schemes import ORIGIN, Scheme, make_scheme
 from probe.seam.apply import apply_scheme
+from probe.tasks.encoding import first_token
 from probe.tasks.nll import nll_per_position
 from probe.tasks.passkey import PasskeySample, minimum_length, passkey_sample
 from probe.tasks.prefixes import PrefixMemory
@@ -207,3 +208,22 @@ def heldout_nll(loaded: LoadedModel, scheme: Scheme, ids: Tensor, tick: Callable
             rows.append(nll_per_position(loaded.model, mine.to(loaded.device)))
             tick()
     return torch.cat(rows)
+
+
+def windowed_nll(loaded: LoadedModel, ids: Int[Tensor, "samples length"]) -> Float[Tensor, "samples length"]:
+    """NLL per position of the model as trained under a context cut to its window, nats; entry 0 is NaN.
+
+    Inside the window it is the likelihood of the text itself. Past it, half a window at a time is scored behind the
+    half before it, so that every token has half a window of context at least and no distance is unseen. What the
+    tokenizer puts first stays first.
+    """
+    window = loaded.window
+    head, step = len(first_token(loaded.tokenizer, loaded.model.config).ids), max(1, window // 2)
+    trained = make_scheme(ORIGIN, window)
+    found = torch.full(ids.shape, float("nan"))
+    found[:, :window] = heldout_nll(loaded, trained, ids[:, :window])
+    for start in range(window, ids.shape[1], step):
+        stop = min(start + step, ids.shape[1])
+        cut = torch.cat((ids[:, :head], ids[:, stop - window + head : stop]), 1)
+        found[:, start:stop] = heldout_nll(loaded, trained, cut)[:, start - stop :]
+    return found

@@ -1,7 +1,7 @@
 """Thresholds: from a hidden dimension's course over positions to the position at which the model should fail.
 
-Positions are 0-based; a model of window M was trained on positions 0..M-1. Both detectors are calibrated on the model
-as trained (scheme `origin`) and then judge the series of any scheme.
+Positions are 0-based; a model of window M was trained on positions 0..M-1. Every detector is calibrated on the model as
+trained (scheme `origin`), inside its window (the paper's: at its end), and then judges the series of any scheme.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ Direction = Literal["above", "below"]
 """The side of the threshold on which the model fails."""
 
 Series = Float[np.ndarray, " positions"]
+Vectors = Float[np.ndarray, "positions units"]
+Course = Float[np.ndarray, "positions *units"]
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def check_burn_in(window: int, settings: DetectorSettings) -> None:
         raise FieldError("burn_in", f"at most {window - 2} for window {window}", burn_in)
 
 
-def can_calibrate(reference: Series, window: int, settings: DetectorSettings) -> bool:
+def can_calibrate(reference: Course, window: int, settings: DetectorSettings) -> bool:
     """Whether the input is long enough to calibrate on.
 
     Raises:
@@ -145,7 +147,7 @@ def can_calibrate(reference: Series, window: int, settings: DetectorSettings) ->
     return len(reference) >= settings.burn_in_at(window) + 2
 
 
-def in_window(reference: Series, window: int, settings: DetectorSettings) -> Float[np.ndarray, " kept"]:
+def in_window(reference: Course, window: int, settings: DetectorSettings) -> Float[np.ndarray, kept * units]:
     """The reference's positions from the burn-in to the window's end, on which a detector is calibrated."""
     return reference[settings.burn_in_at(window) : window]
 
@@ -174,7 +176,7 @@ def range_thresholds(reference: Series, window: int, settings: DetectorSettings)
     )
 
 
-Judge = Callable[[Series, Series, int, DetectorSettings], Detection | Untold]
+Judge = Callable[[NDArray[np.float64], NDArray[np.float64], int, DetectorSettings], Detection | Untold]
 """Judges a series, given the reference (the model as trained on the same input), the window and the settings."""
 
 
@@ -187,11 +189,15 @@ class Detector:
         help: what it takes as the threshold, in a few words.
         judge: called with the reference, the series, the window M and the settings, once the reference is known to be
             long enough to calibrate on.
+        joint: whether a series is [positions, units], all units judged as one; else [positions].
+        kept: whether every run keeps its verdicts; those of others are made when they are asked for.
     """
 
     name: str
     help: str
     judge: Judge
+    joint: bool = False
+    kept: bool = True
 
 
 def _judge_range(reference: Series, series: Series, window: int, settings: DetectorSettings) -> Detection:
@@ -205,22 +211,69 @@ def _judge_paper(reference: Series, series: Series, window: int, settings: Detec
     return threshold.judge(series)
 
 
+def _judge_change(reference: Series, series: Series, window: int, settings: DetectorSettings) -> Detection:
+    from probe.thresholds.changes import first_change
+
+    start, run = settings.burn_in_at(window), settings.run_at(window)
+    inside = in_window(reference, window, settings)
+    found = first_change(inside, series[start:], run, settings.margin)
+    position = None if found.position is None else found.position + start
+    return Detection(found.bound, "above" if found.above else "below", position, -found.excess / _scale(inside))
+
+
+def _judge_joint(reference: Vectors, series: Vectors, window: int, settings: DetectorSettings) -> Detection:
+    from probe.thresholds.joint import distances
+
+    start, run = settings.burn_in_at(window), settings.run_at(window)
+    own, found = distances(in_window(reference, window, settings), series, run)
+    scale = _scale(own)
+    return Threshold(float(own.max()) + settings.margin * scale, "above", scale, start, run).judge(found)
+
+
 DETECTORS: Table[Detector] = Table(
     "detector",
     Detector,
     (
         Detector("range", "the range seen inside the window, widened by the margin", _judge_range),
         Detector("paper", "the value at M, on the side that the model drifts to past M", _judge_paper),
+        Detector("change", "a jump of its mean to a level never had inside the window (change points)", _judge_change,
+                 kept=False),
+        Detector(
+            "multivariate", "all units as one: their distance from those inside the window, widened by the margin",
+            _judge_joint, joint=True, kept=False,
+        ),
     ),
-)
+)  # fmt: skip
 
 
-def detect(name: str, reference: Series, series: Series, window: int, settings: DetectorSettings) -> Detection | Untold:
+def single_detectors() -> list[str]:
+    """Those that judge a dimension by itself."""
+    return [name for name, row in DETECTORS.items() if not row.joint]
+
+
+def as_single(name: str) -> str:
+    """The detector itself where it judges a dimension by itself, else the first that does: to draw dimensions with."""
+    known = single_detectors()
+    return name if name in known else known[0]
+
+
+def kept_detectors(asked: str) -> list[str]:
+    """Those whose verdicts a run keeps: the quick ones, and the one that it was asked to be judged with."""
+    return [name for name, row in DETECTORS.items() if row.kept or name == asked]
+
+
+def detect(
+    name: str,
+    reference: NDArray[np.float64],
+    series: NDArray[np.float64],
+    window: int,
+    settings: DetectorSettings,
+) -> Detection | Untold:
     """Judge a series with a detector calibrated on the reference.
 
     Args:
         name: of `DETECTORS`.
-        reference: the model as trained, one value per position.
+        reference: the model as trained, one value per position; for a joint detector [positions, units], or one unit.
         series: the scheme to judge, on the same input.
         window: trained window M.
         settings: burn-in, run length, margin.
@@ -229,9 +282,14 @@ def detect(name: str, reference: Series, series: Series, window: int, settings: 
         The verdict; or why there is none, where the input is too short for one.
 
     Raises:
-        ProbeError: an unknown detector, or a burn-in that leaves no window to calibrate on.
+        ProbeError: an unknown detector, several units for one that judges a single one, or a burn-in that leaves no
+            window to calibrate on.
     """
     detector = DETECTORS[name]
+    if detector.joint:
+        reference, series = (one[:, None] if one.ndim == 1 else one for one in (reference, series))
+    elif reference.ndim != 1 or series.ndim != 1:
+        raise FieldError("series", f"one value per position for detector {name}", f"an array of {series.shape}")
     if not can_calibrate(reference, window, settings):
         return too_short(len(reference), window, settings)
     return detector.judge(reference, series, window, settings)

@@ -22,6 +22,8 @@ from probe.thresholds.detectors import (
 NLL_FLOOR = 0.2
 """Nats: a rise smaller than this (a perplexity up by 22%) is no failure, however quiet the window was."""
 
+_ADVICE = "take an input that the model can predict: held-out text, or a task"
+
 
 def smooth_nll(nll: Series, run: int) -> Series:
     """Centred running median of width 2*(run//2)+1; it smooths, and leaves a step where it is.
@@ -100,9 +102,18 @@ def _no_better_than_a_guess(
         return None
     guess, said = best
     level = float(np.median(in_window(smooth_nll(reference, settings.run_at(window)), window, settings)))
-    advice = "take an input that the model can predict: held-out text, or a task"
-    if level >= guess:
-        return Untold(f"inside the window the likelihood is {level:.3g} nats, no better than {said}; {advice}")
-    if band >= guess:
-        return Untold(f"the in-window band reaches {band:.3g} nats, to {said}, so a failure could not show; {advice}")
-    return None
+    if band >= guess > level:
+        return Untold(f"the in-window band reaches {band:.3g} nats, to {said}, so a failure could not show; {_ADVICE}")
+    return no_better(level, best)
+
+
+def no_better(level: float, best: tuple[float, str] | None) -> Untold | None:
+    """Why a likelihood says nothing about failure: it is no better in the window than a guess. None where it is.
+
+    Args:
+        level: nats per token inside the window.
+        best: from `best_guess`.
+    """
+    if best is None or level < best[0]:
+        return None
+    return Untold(f"inside the window the likelihood is {level:.3g} nats, no better than {best[1]}; {_ADVICE}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from probe.recording.info import RunInfo
 from probe.recording.place import Place
 from probe.results import Records
 from probe.schemes import ORIGIN
-from probe.thresholds.detectors import Detection, DetectorSettings, Direction, Untold, detect
+from probe.thresholds.detectors import DETECTORS, Detection, DetectorSettings, Direction, Untold, detect
 from probe.thresholds.measured import measured_failure
 
 
@@ -27,7 +27,7 @@ class Verdict:
         scheme: the scheme's text.
         site: recorded site.
         layer: 1 is the first.
-        dim: 0 is the first.
+        dim: 0 is the first; None for all that were recorded, judged as one.
         detector: what judged it.
         threshold: H, in the units of the hidden state; None where there is none.
         direction: the side of H on which the model fails.
@@ -44,7 +44,7 @@ class Verdict:
     scheme: str
     site: str
     layer: int
-    dim: int
+    dim: int | None
     detector: str
     threshold: float | None
     direction: Direction | None
@@ -85,14 +85,16 @@ class Recorded:
         """What a finished run recorded."""
         return cls(run.trace, run.nll, run.info.dims, run.info.window, run.info.vocabulary, run.info.input.unigram)
 
-    def places(self) -> list[Place]:
-        """Every place that was recorded, under `origin`, in order."""
+    def places(self, joint: bool = False) -> list[Place]:
+        """Every place that was recorded, under `origin`, in order: a dimension each, or (joint) all of them as one."""
         found = [place for place in map(Place.parse, self.trace) if place.scheme == ORIGIN]
-        return [place.at(dim) for place in found for dim in self.dims]
+        return found if joint else [place.at(dim) for place in found for dim in self.dims]
 
     def series(self, place: Place) -> NDArray[np.float64]:
-        """One dimension over positions."""
-        return self.trace[place.key][:, list(self.dims).index(place.dim or 0)].astype(np.float64)
+        """One dimension over positions; [positions, dims] where the place is of all dimensions."""
+        whole = self.trace[place.key]
+        chosen = whole if place.dim is None else whole[:, list(self.dims).index(place.dim)]
+        return chosen.astype(np.float64)
 
 
 def _number(value: float) -> float | None:
@@ -128,7 +130,7 @@ def _verdict(
         scheme=place.scheme,
         site=place.site,
         layer=place.layer,
-        dim=place.dim or 0,
+        dim=place.dim,
         detector=detector,
         threshold=_number(told.threshold) if told else None,
         direction=told.direction if told else None,
@@ -163,7 +165,8 @@ def judge(
         shown: schemes to judge.
         detector: of `DETECTORS`.
         settings: burn-in, run length, margin.
-        places: what to judge, under whatever scheme; default everything that was recorded.
+        places: what to judge, under whatever scheme; default everything that was recorded. A joint detector judges
+            all dimensions of each as one.
 
     Returns:
         Verdicts in order of scheme, site and layer, dim.
@@ -171,8 +174,10 @@ def judge(
     Raises:
         ProbeError: an unknown detector, scheme or place, or a burn-in that leaves no window to calibrate on.
     """
-    known = recorded.places()
-    wanted = known if places is None else [place.under(ORIGIN) for place in places]
+    joint = DETECTORS[detector].joint
+    known = recorded.places(joint)
+    asked = [place.under(ORIGIN) for place in places] if places is not None else known
+    wanted = list(dict.fromkeys(replace(place, dim=None) for place in asked)) if joint else asked
     for place in wanted:
         if place not in known:
             raise unknown("place", place.title, [one.title for one in known])
