@@ -12,18 +12,20 @@ from probe.studies.predictors import Scanned, Study, StudyRow
 from probe.studies.scan import ScanRow
 
 
-def study(scans: Sequence[str | Path | Result[ScanRow]], *, seed: int = 0) -> Result[StudyRow]:
+def study(scans: Sequence[str | Path | Result[ScanRow]], *, truth: str = "text", seed: int = 0) -> Result[StudyRow]:
     """Which signal foretells failure: every score of several models' scans, each model judged by the others.
 
     Args:
         scans: results of `Model.scan`, or files that `probe scan --out` wrote; of at least two models.
+        truth: "text", the rise of the likelihood, or "keys", pass keys that are lost, of scans that asked for them.
         seed: of permuted labels.
 
     Raises:
-        ProbeError: fewer than two models, or a file that holds no scan.
+        ProbeError: fewer than two models that have the truth, or a file that holds no scan.
     """
     given = [read(Path(one)) if isinstance(one, str | Path) else one.to_json() for one in scans]
-    return Study([Scanned.read(one) for one in given], seed).result()
+    told = [Scanned.read(one).about(truth) for one in given]
+    return Study([scan for scan in told if scan.rows], seed).result()
 
 
 def bench(

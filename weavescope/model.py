@@ -418,6 +418,7 @@ class Model:
         samples: int = 4,
         tail: int | None = None,
         signals: Sequence[str] | None = None,
+        keys: int = 0,
         seed: int = 0,
         keep: str | Path | None = None,
         progress: Progress | None = None,
@@ -431,6 +432,7 @@ class Model:
             samples: texts.
             tail: last tokens that everything is a mean over; default M/4.
             signals: names of `choices("signal")`; default all.
+            keys: pass keys that every pair is asked for besides; default none.
             seed: of the texts, and of what the controls draw.
             keep: folder for what is measured; what is there is not measured again.
             progress: told how far it is.
@@ -442,7 +444,7 @@ class Model:
             ProbeError: a length inside the window, an unknown signal, a model without a head, or what does not fit.
         """
         store = PieceStore(None if keep is None else Path(keep))
-        work = Scan(self.loaded, schemes, lengths, input, samples, seed, tail, signals, store)
+        work = Scan(self.loaded, schemes, lengths, input, samples, seed, tail, signals, store, keys)
         return _finished(work, progress)
 
     def leads(

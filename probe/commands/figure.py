@@ -68,7 +68,11 @@ def _causes(args: argparse.Namespace) -> None:
 
 def _study_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "files", nargs="+", type=options.path, metavar="FILE", help="what --out of 'probe scan' wrote, of any models"
+        "files",
+        nargs="+",
+        type=options.path,
+        metavar="FILE",
+        help="what --out of 'probe scan' wrote, of any models, or that of 'probe study' (its calibration)",
     )
     _folder(parser)
 
@@ -77,7 +81,7 @@ def _study(args: argparse.Namespace) -> None:
     from probe.figures.study import write
     from probe.results import read
 
-    print(write([read(path) for path in args.files], args.folder))
+    print(*write([read(path) for path in args.files], args.folder), sep="\n")
 
 
 _WORDS = {"folder": "DIR"}

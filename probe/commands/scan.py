@@ -26,6 +26,9 @@ def _options(parser: argparse.ArgumentParser) -> None:
     options.add_samples(parser, 4, "texts")
     parser.add_argument("--tail", type=int, help="last tokens that everything is a mean over (default: M/4)")
     parser.add_argument("--signals", help="names, separated by commas; see 'probe signals' (default: all)")
+    parser.add_argument(
+        "--keys", type=int, default=0, help="pass keys that every pair is asked for besides (default: none)"
+    )
     options.add_seed(parser, "of the texts, and of what the controls draw")
     parser.add_argument(
         "--keep", type=options.path, metavar="DIR", help="keep what is measured there, and go on from what is there"
@@ -45,7 +48,7 @@ def _run(args: argparse.Namespace) -> None:
     lengths = None if args.lengths is None else parse_numbers(args.lengths, "lengths", ())
     work = Scan(
         options.load(args), args.scheme, lengths, args.input, args.samples, args.seed, args.tail,
-        parse_names(args.signals), PieceStore(args.keep),
+        parse_names(args.signals), PieceStore(args.keep), args.keys,
     )  # fmt: skip
     options.carry(work, args, show.scan)
 

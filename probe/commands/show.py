@@ -389,7 +389,7 @@ def lead_summary(results: Sequence[Mapping[str, Any]], json_only: bool) -> None:
 
 def study(result: Result[Any], json_only: bool) -> None:
     """A row per score over all scans: the chosen ones, controls and what orders best."""
-    from probe.studies.tables import STUDY_TITLES, study_cells
+    from probe.studies.tables import CALIBRATION_TITLES, STUDY_TITLES, calibration_cells, study_cells
 
     if json_only:
         as_json(result.to_json())
@@ -397,7 +397,7 @@ def study(result: Result[Any], json_only: bool) -> None:
     chosen = result.settings
     print(
         f"{len(chosen['models'])} models, inputs {', '.join(chosen['inputs'])}, {chosen['pairs']} pairs of scheme and "
-        f"length, {chosen['failing']} of them fail\n"
+        f"length, {chosen['failing']} of them fail" + (" by pass keys" if chosen.get("truth") == "keys" else "") + "\n"
     )
     cells = [dict(zip(STUDY_TITLES, line, strict=True)) for line in study_cells(result.rows)]
     print(format_table(cells, STUDY_TITLES))
@@ -405,6 +405,13 @@ def study(result: Result[Any], json_only: bool) -> None:
         "\ninside: from passes no longer than the window; long: from the long pass; control: ought to do worse\n"
         "chosen: the score that is best on the other models; every threshold is from the other models"
     )
+    lines = [
+        dict(zip(CALIBRATION_TITLES, line, strict=True))
+        for line in calibration_cells(getattr(result, "calibration", ()))
+    ]
+    if lines:
+        print("\nthe probability of failure that the other models give, and what failed:\n")
+        print(format_table(lines, CALIBRATION_TITLES))
 
 
 def tuning(result: Result[Any], json_only: bool) -> None:

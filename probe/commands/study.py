@@ -6,7 +6,7 @@ import argparse
 
 from probe.commands import options, show
 from probe.commands.command import Command
-from probe.errors import ProbeError
+from probe.errors import FieldError, ProbeError
 
 _EXAMPLES = """\
 examples:
@@ -23,6 +23,9 @@ def _options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="what --out of 'probe scan' wrote, of several models",
     )
+    parser.add_argument(
+        "--truth", default="text", help="text (the likelihood) or keys (pass keys, of scans with --keys; default: text)"
+    )
     options.add_seed(parser, "of permuted labels")
     options.add_json(parser)
     parser.add_argument("--out", type=options.path, metavar="FILE", help="write the JSON object there too")
@@ -36,10 +39,13 @@ def _run(args: argparse.Namespace) -> None:
     scans = []
     for path in args.files:
         try:
-            scans.append(Scanned.read(read(path)))
+            scans.append(Scanned.read(read(path)).about(args.truth))
         except ProbeError as error:
             raise ProbeError(f"{path}: {error}") from None
-    deliver(Study(scans, args.seed).result(), args.out, lambda result: show.study(result, args.json))
+    told = [scan for scan in scans if scan.rows]
+    if not told:
+        raise FieldError("truth", hint="no scan there has it; make one with 'probe scan --keys 20'", value=args.truth)
+    deliver(Study(told, args.seed).result(), args.out, lambda result: show.study(result, args.json))
 
 
 COMMAND = Command(

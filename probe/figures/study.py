@@ -87,14 +87,75 @@ def _key(schemes: Mapping[str, None]) -> list[str]:
     return parts
 
 
-def write(results: Sequence[Mapping[str, Any]], folder: Path) -> Path:
-    """`study.svg` in a folder, which is made.
+CURVES = ("#1b6ca8", "#e07a1f", "#6a3d9a", "#2e8b57")
+"""Of the scores of a calibration curve, one after another."""
+
+
+def calibration_svg(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What failed, over the probability that was said: a point per score and bin, with its 95% interval, as large as it
+    has pairs.
+
+    Args:
+        rows: of a study's calibration, as JSON has them.
 
     Raises:
-        ProbeError: as `study_svg`.
+        ProbeError: there is none.
     """
-    drawn = study_svg(results)
+    if not rows:
+        raise ProbeError("expected the JSON of probe study with a calibration: its scans have no failure to judge by")
+    scores = list(dict.fromkeys(str(row["score"]) for row in rows))
+
+    def at(share: float) -> float:
+        return SIDE * share
+
+    parts = [text(LEFT, 18, "probability of failure said by the other models, and what failed [95%]")]
+    parts += [f'<g transform="translate({LEFT},{TOP - 20})">', *_unit_axes(at)]
+    for number, score in enumerate(scores):
+        colour = CURVES[number % len(CURVES)]
+        mine = [row for row in rows if row["score"] == score]
+        line = " ".join(f"{at(row['said']):.1f},{SIDE - at(row['share']):.1f}" for row in mine)
+        parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="1.4"/>')
+        for row in mine:
+            x, low, high = at(row["said"]), SIDE - at(row["share_low"]), SIDE - at(row["share_high"])
+            parts.append(f'<path d="M{x:.1f} {low:.1f}V{high:.1f}" stroke="{colour}" stroke-opacity="0.6"/>')
+            words = f"{score}: {row['failing']} of {row['pairs']} fail, said {row['said']:.0%}"
+            place = f'cx="{x:.1f}" cy="{SIDE - at(row["share"]):.1f}" r="{2 + math.log10(row["pairs"]):.1f}"'
+            parts.append(f'<circle {place} fill="{colour}"><title>{words}</title></circle>')
+        parts.append(f'<circle cx="{SIDE + 18}" cy="{10 + 18 * number}" r="4" fill="{colour}"/>')
+        parts.append(text(SIDE + 28, 14 + 18 * number, score, font_size="11"))
+    return page(LEFT + SIDE + RIGHT, TOP + SIDE + 36, "Calibration of predicted failures", [*parts, "</g>"])
+
+
+def _unit_axes(at: Any) -> list[str]:
+    parts = [f'<rect width="{SIDE}" height="{SIDE}" fill="none" stroke="#ccc"/>']
+    for n in range(6):
+        x = at(n / 5)
+        parts.append(f'<path d="M{x:.1f} 0V{SIDE}M0 {SIDE - x:.1f}H{SIDE}" stroke="#eee"/>')
+        parts.append(text(x, SIDE + 16, f"{n * 20}%", text_anchor="middle", font_size="11"))
+        parts.append(text(-6, SIDE - x + 4, f"{n * 20}%", text_anchor="end", font_size="11"))
+    parts.append(f'<path d="M0 {SIDE}L{SIDE} 0" stroke="#999"/>')
+    parts.append(text(SIDE / 2, SIDE + 36, "said", text_anchor="middle"))
+    turned = f"rotate(-90 -38 {SIDE / 2})"
+    parts.append(text(-38, SIDE / 2, "failed", text_anchor="middle", transform=turned))
+    return parts
+
+
+def write(results: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
+    """`study.svg` of scans and `calibration.svg` of a study in a folder, which is made.
+
+    Args:
+        results: scans, or studies (`probe study --out`), or both, as `Result.to_json` has them.
+        folder: where they go.
+
+    Raises:
+        ProbeError: as `study_svg` and `calibration_svg`.
+    """
+    studies = [one for one in results if one.get("kind") == "study"]
+    scans = [one for one in results if one.get("kind") != "study"]
+    drawn = {"study.svg": study_svg(scans)} if scans else {}
+    if studies:
+        drawn["calibration.svg"] = calibration_svg([row for one in studies for row in one.get("calibration", ())])
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "study.svg"
-    path.write_text(drawn, encoding="utf-8")
-    return path
+    for name, svg in drawn.items():
+        (folder / name).write_text(svg, encoding="utf-8")
+    return [folder / name for name in drawn]

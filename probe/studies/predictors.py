@@ -9,21 +9,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import override
 
-from probe.errors import FieldError, ProbeError
+from probe.errors import FieldError, ProbeError, unknown
 from probe.provenance import Provenance
 from probe.results import Records, Result
 from probe.signals.scores import auroc
-from probe.studies.scan import ScanRow
+from probe.studies.scan import LEAST_KEYS, ScanRow
+from probe.tasks.intervals import wilson
 from probe.thresholds.measured import NLL_FLOOR
 
 INSIDE, LONG, CONTROL = "inside", "long", "control"
+TEXT, KEYS = "text", "keys"
+TRUTHS = (TEXT, KEYS)
 TRUTH = ("nll",)
 """Signals that are the truth itself, seen otherwise: never chosen."""
 RULES: Mapping[str, float] = {"causes, surely": NLL_FLOOR, "theory": 0.0, "fails at M": 1.0, "fails at 2M": 2.0}
@@ -32,6 +36,12 @@ EITHER = "causes, as far as told"
 """The larger rise of both causes, or that of the distances where the keys' cannot be told."""
 RISES = ("distances", "keys", "causes", "causes, surely", EITHER)
 """Scores in nats, which are 0 at the window by definition."""
+CALIBRATED = (
+    (INSIDE, f"chosen {INSIDE}"), (INSIDE, EITHER), (LONG, f"chosen {LONG}"), (LONG, "norm.mean"),
+)  # fmt: skip
+"""Scores whose probabilities are held against what happened."""
+EDGES = (0.0, 0.05, 0.2, 0.4, 0.6, 0.8, 0.95, 1.0)
+"""Of the bins of probability; narrow where most pairs are."""
 PERMUTATIONS = 200
 
 
@@ -79,6 +89,51 @@ class StudyRow:
 
 
 @dataclass(frozen=True)
+class CalibrationRow:
+    """Pairs to which the other models give about the same probability of failure, over all scans.
+
+    Attributes:
+        score: its name.
+        kind: "inside" or "long".
+        low: probabilities from here.
+        high: to here.
+        pairs: so many.
+        failing: how many of them fail.
+        said: their mean probability.
+        share: how many of them fail, 0 to 1.
+        share_low: lower end of its 95% interval (Wilson).
+        share_high: upper end.
+    """
+
+    score: str
+    kind: str
+    low: float
+    high: float
+    pairs: int
+    failing: int
+    said: float
+    share: float
+    share_low: float
+    share_high: float
+
+
+@dataclass(frozen=True)
+class StudyResult(Result[StudyRow]):
+    """A study, and whether its probabilities are what they say.
+
+    Attributes:
+        calibration: of the scores that were chosen and of those in nats.
+    """
+
+    calibration: Records[CalibrationRow] = field(default_factory=Records)
+
+    @override
+    def to_json(self) -> dict[str, Any]:
+        """As every result, and the calibration."""
+        return super().to_json() | {"calibration": self.calibration.to_json()}
+
+
+@dataclass(frozen=True)
 class Scanned:
     """A scan that was read.
 
@@ -87,12 +142,38 @@ class Scanned:
         window: tokens.
         input: read.
         rows: its pairs.
+        truth: "text", the rise of the likelihood, or "keys", pass keys that are lost.
     """
 
     model: str
     window: int
     input: str
     rows: Sequence[ScanRow]
+    truth: str = TEXT
+
+    def about(self, truth: str) -> Scanned:
+        """The same scan by another truth: those of its pairs that have it.
+
+        Raises:
+            FieldError: an unknown truth.
+        """
+        if truth not in TRUTHS:
+            raise unknown("truth", truth, TRUTHS)
+        rows = self.rows if truth == TEXT else [row for row in self.rows if row.loses_keys is not None]
+        return replace(self, rows=rows, truth=truth)
+
+    def fails(self, row: ScanRow) -> bool:
+        """Whether a pair fails."""
+        return row.fails if self.truth == TEXT else bool(row.loses_keys)
+
+    def measured(self, row: ScanRow) -> float:
+        """What a failure is a large value of: nats, or the share of pass keys that is lost."""
+        return row.rise if self.truth == TEXT else 1.0 - (row.keys_kept or 0.0)
+
+    @property
+    def floor(self) -> float:
+        """From where on it is one."""
+        return NLL_FLOOR if self.truth == TEXT else 1.0 - LEAST_KEYS
 
     @classmethod
     def read(cls, result: Mapping[str, Any]) -> Scanned:
@@ -148,7 +229,7 @@ def score_names(scans: Sequence[Scanned]) -> list[tuple[str, str]]:
 
 
 def _pairs(scans: Sequence[Scanned], kind: str, name: str) -> _Pairs:
-    found = [(scan.score(kind, name, row), row.fails) for scan in scans for row in scan.rows]
+    found = [(scan.score(kind, name, row), scan.fails(row)) for scan in scans for row in scan.rows]
     known = [(score, fails) for score, fails in found if score is not None]
     return _Pairs(np.array([score for score, _ in known], float), np.array([fails for _, fails in known], bool))
 
@@ -201,12 +282,17 @@ class _Judge:
         fitted = LogisticRegression(C=100.0).fit(_feature(others.scores), others.fails) if others.mixed else None
         return cls(threshold, fitted)
 
-    def brier(self, mine: _Pairs) -> float | None:
-        """Mean squared error of the probability of failure; None where there is none, or nobody to judge."""
+    def guess(self, mine: _Pairs) -> NDArray[np.float64] | None:
+        """The probability of failure of every pair; None where there is none, or nobody to judge."""
         if self.fitted is None or not len(mine.scores):
             return None
-        guess = self.fitted.predict_proba(_feature(mine.scores))[:, 1]
-        return float(np.square(guess - mine.fails).mean())
+        found: NDArray[np.float64] = self.fitted.predict_proba(_feature(mine.scores))[:, 1]
+        return found
+
+    def brier(self, mine: _Pairs) -> float | None:
+        """Mean squared error of the probability of failure; None where there is none."""
+        guess = self.guess(mine)
+        return None if guess is None else float(np.square(guess - mine.fails).mean())
 
 
 def _feature(scores: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -243,7 +329,7 @@ def _octaves(scan: Scanned, kind: str, name: str, threshold: float) -> list[floa
         mine = sorted((row for row in scan.rows if row.scheme == scheme), key=lambda row: row.length)
         scores = [(row.length, score) for row in mine if (score := scan.score(kind, name, row)) is not None]
         predicted = failure_length(scores, threshold, scan.window, base)
-        measured = failure_length([(row.length, row.rise) for row in mine], NLL_FLOOR, scan.window, 0.0)
+        measured = failure_length([(row.length, scan.measured(row)) for row in mine], scan.floor, scan.window, 0.0)
         if predicted is not None and measured is not None:
             found.append(abs(math.log2(predicted / measured)))
     return found
@@ -358,14 +444,54 @@ class Study:
                 if kind == INSIDE:
                     yield self._permuted(scan, kind, best)
 
-    def result(self) -> Result[StudyRow]:
+    def calibration(self) -> Iterator[CalibrationRow]:
+        """What failed of the pairs that were said to fail with about the same probability, by the other models."""
+        for kind, name in CALIBRATED:
+            said, fails = [], []
+            for scan in self.scans:
+                score = self.choose(kind, scan.model) if name == f"chosen {kind}" else name
+                if score is None:
+                    continue
+                mine = _pairs([scan], kind, score)
+                guess = self._judge(kind, score, scan.model).guess(mine)
+                if guess is not None:
+                    said.append(guess)
+                    fails.append(mine.fails)
+            if said:
+                yield from binned(name, kind, np.concatenate(said), np.concatenate(fails))
+
+    def result(self) -> StudyResult:
         """All rows."""
         settings = {
             "models": self.models, "inputs": list(dict.fromkeys(scan.input for scan in self.scans)),
             "pairs": sum(len(scan.rows) for scan in self.scans),
-            "failing": sum(row.fails for scan in self.scans for row in scan.rows), "seed": self.seed,
+            "failing": sum(scan.fails(row) for scan in self.scans for row in scan.rows), "seed": self.seed,
+            "truth": self.scans[0].truth,
         }  # fmt: skip
-        return Result("study", settings, Provenance.now(), Records(self.rows()))
+        rows = Records(self.rows())
+        return StudyResult("study", settings, Provenance.now(), rows, calibration=Records(self.calibration()))
+
+
+def binned(
+    name: str, kind: str, said: NDArray[np.float64], fails: NDArray[np.bool_], edges: Sequence[float] = EDGES
+) -> Iterator[CalibrationRow]:
+    """Pairs by the probability that was said of them; a bin without one is left out.
+
+    Args:
+        name: of the score.
+        kind: of the score.
+        said: probabilities.
+        fails: whether it did.
+        edges: of the bins, ascending from 0 to 1; a bin holds its lower edge, the last one both.
+    """
+    at = np.clip(np.searchsorted(edges, said, side="right") - 1, 0, len(edges) - 2)
+    for n in range(len(edges) - 1):
+        mine = at == n
+        pairs, failing = int(mine.sum()), int(fails[mine].sum())
+        if pairs:
+            low, high = wilson(failing, pairs)
+            mean = float(said[mine].mean())
+            yield CalibrationRow(name, kind, edges[n], edges[n + 1], pairs, failing, mean, failing / pairs, low, high)
 
 
 def orders(scan: Scanned) -> list[tuple[str, str, float, int]]:

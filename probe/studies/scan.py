@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -44,7 +44,10 @@ from probe.studies.causes import (
 )
 from probe.studies.passes import made_by
 from probe.studies.pieces import PieceStore
+from probe.studies.short_keys import AMONG, MOVED, among_more, key_prompts, moved_away, short_length
 from probe.tasks.inputs import Ids, draw_input
+from probe.tasks.passkey import PasskeySample
+from probe.tasks.scoring import draw_passkeys, passkey_answers, passkey_hits
 from probe.thresholds.measured import NLL_FLOOR
 
 SHARES = (1.25, 1.5, 2.0, 4.0)
@@ -52,6 +55,9 @@ SHARES = (1.25, 1.5, 2.0, 4.0)
 _VALUE, _SIDE = "paper value", "paper side"
 MOST_QUERIES = 2048
 """Last queries of the window whose attention says what it is like there; of a long window all would take minutes."""
+LEAST_KEYS = 0.5
+"""Share of pass keys that a model must find inside its window to be asked beyond; less than this share of those that it
+finds there is a failure."""
 CONTROL_DIMS = 20
 """Dimensions of a layer that the controls look at, as many as the paper shows."""
 
@@ -70,6 +76,9 @@ class ScanRow:
         long: scores by name, of the pass of that length.
         inside_seconds: what the first took.
         long_seconds: what the second took.
+        keys_found: pass keys found at that length; None where none were asked for.
+        keys_asked: of so many.
+        keys_inside: how many of as many the trained model finds in an input as long as its window.
     """
 
     scheme: str
@@ -81,11 +90,28 @@ class ScanRow:
     long: Mapping[str, float]
     inside_seconds: float
     long_seconds: float
+    keys_found: int | None = None
+    keys_asked: int | None = None
+    keys_inside: int | None = None
 
     @property
     def fails(self) -> bool:
         """Whether the rise is a failure: above 0.2 nats with its whole interval."""
         return self.low > NLL_FLOOR
+
+    @property
+    def keys_kept(self) -> float | None:
+        """Pass keys found, in units of what the trained model finds inside its window; None where none were asked for,
+        or where it finds less than half of them there, so that nothing could be lost.
+        """
+        if self.keys_found is None or not self.keys_asked or (self.keys_inside or 0) < LEAST_KEYS * self.keys_asked:
+            return None
+        return self.keys_found / (self.keys_inside or 1)
+
+    @property
+    def loses_keys(self) -> bool | None:
+        """Whether it finds less than half of the pass keys that the trained model finds inside; None as above."""
+        return None if self.keys_kept is None else self.keys_kept < LEAST_KEYS
 
 
 @dataclass(frozen=True)
@@ -154,6 +180,8 @@ class Scan:
         tail: last tokens that everything is a mean over; None for a quarter of the window.
         signals: names in `SIGNALS`; None for all.
         store: keeps the pairs that are done.
+        keys: pass keys that every pair is asked for besides, at that length and in short prompts that stand for it; 0
+            for none.
         rows: what is done.
         units: of every pair that is done, by signal, the departures [layers, units] in the long pass.
     """
@@ -167,6 +195,7 @@ class Scan:
     tail: int | None = None
     signals: Sequence[str] | None = None
     store: PieceStore = field(default_factory=PieceStore)
+    keys: int = 0
     rows: list[ScanRow] = field(default_factory=list)
     units: dict[tuple[str, int], dict[str, Units]] = field(default_factory=dict)
 
@@ -195,6 +224,10 @@ class Scan:
             check_scheme(self.loaded.model, scheme)
             for length in self.lengths:
                 scheme.weave_at(length)
+        if self.keys < 0:
+            raise FieldError("keys", "at least 0", self.keys)
+        if self.keys:
+            draw_passkeys(self.loaded, window, 1, self.seed)
         self.block = max(4, window // 32)
         made_of_hidden = any(isinstance(SIGNALS[name], PositionalSignal) for name in self.signals)
         self._collected = tuple(dict.fromkeys((*self.signals, *([HIDDEN] if made_of_hidden else []))))
@@ -252,13 +285,55 @@ class Scan:
             "schemes": [scheme.spec for scheme in self.schemes],
             "input": self._drawn.spec, "samples": len(self._drawn.ids),
             "seed": self.seed, "tail": self.tail, "block": self.block, "signals": list(self.signals or ()),
-            "floor": NLL_FLOOR,
+            "floor": NLL_FLOOR, **({"keys": self.keys} if self.keys else {}),
         }  # fmt: skip
 
     def result(self, complete: bool) -> ScanResult:
         """The rows so far, with what they were made with."""
         ranked = rank_units(self.rows, self.units)
         return ScanResult("scan", self._settings(), Provenance.now(), Records(self.rows), complete, ranked)
+
+
+@dataclass
+class _Keys:
+    """Pass keys: what a pair finds of them, and what short prompts say of that."""
+
+    scan: Scan
+    inside: int
+    moved: Sequence[PasskeySample]
+    among: Sequence[PasskeySample]
+    short: int
+
+    @classmethod
+    def of(cls, scan: Scan) -> _Keys:
+        """What the trained model finds in inputs as long as its window; and short prompts."""
+        loaded, window = scan.loaded, scan.loaded.window
+        tokenizer = loaded.tokenizer_for("keys")
+        short, draw = short_length(window, tokenizer), np.random.default_rng((scan.seed, window))
+        moved, among = (key_prompts(tokenizer, short, scan.keys, depths, draw) for depths in (MOVED, AMONG))
+        drawn = draw_passkeys(loaded, window, scan.keys, scan.seed)
+        found = int(passkey_hits(loaded, make_scheme(ORIGIN, window), drawn).sum())
+        return cls(scan, found, moved, among, short)
+
+    def asked(self, row: ScanRow, scheme: Scheme) -> ScanRow:
+        """A pair with its pass keys, and with nats per token of the right answer in short prompts that stand for it:
+        the key moved away, the key among more, and the larger of both.
+        """
+        loaded, began = self.scan.loaded, time.perf_counter()
+        far = passkey_answers(loaded, moved_away(scheme, self.short, row.length), self.moved)[1]
+        inside = {"key moved.nats": float(far.double().mean())}
+        many = among_more(scheme, self.short, row.length)
+        if many is not None:
+            inside["key among.nats"] = float(passkey_answers(loaded, many, self.among)[1].double().mean())
+            inside["key.nats"] = max(inside.values())
+        seconds = time.perf_counter() - began
+        drawn = draw_passkeys(loaded, row.length, self.scan.keys, self.scan.seed)
+        found = int(passkey_hits(loaded, scheme, drawn).sum())
+        return replace(
+            row, keys_found=found, keys_asked=self.scan.keys, keys_inside=self.inside,
+            inside=dict(row.inside) | {name: round(value, 4) for name, value in inside.items()},
+            inside_seconds=round(row.inside_seconds + seconds, 3),
+        )  # fmt: skip
 
 
 @dataclass
@@ -272,6 +347,7 @@ class _Known:
     inside: dict[str, Inside]
     alone: dict[int, Tensor] = field(default_factory=dict)
     paper: dict[int, tuple[NDArray[np.float64], NDArray[np.float64]]] = field(default_factory=dict)
+    keys: _Keys | None = None
 
     @classmethod
     def of(cls, scan: Scan) -> _Known:
@@ -284,6 +360,7 @@ class _Known:
         made = cls(scan, reference, short, trained, {})
         values = made.with_positional(trained)
         made.inside = {name: inside_of(one, made.start) for name, one in values.items()}
+        made.keys = _Keys.of(scan) if scan.keys else None
         return made
 
     @property
@@ -320,7 +397,7 @@ class _Known:
         row = ScanRow(
             scheme.spec, length, rise, low, high, inside, long, round(middle - began, 3), round(ended - middle, 3)
         )
-        return row, units
+        return (self.keys.asked(row, scheme) if self.keys else row), units
 
     def _collected(self, scheme: Scheme, ids: Tensor) -> Collected:
         """Signals of a pass, of whose attention only the last tokens are looked at."""

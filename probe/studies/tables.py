@@ -12,7 +12,7 @@ from probe.studies.causes import COPIES, GAP, KEYS, WHOLE, CauseRow
 from probe.studies.frequencies import FrequencyRow
 from probe.studies.leads import TRUTH, LeadRow, LeadSummary, lead_rows, lead_summaries
 from probe.studies.patching import PatchRow, recovered
-from probe.studies.predictors import RULES, StudyRow, summaries
+from probe.studies.predictors import RULES, CalibrationRow, StudyRow, summaries
 from probe.studies.scan import ScanRow
 from probe.studies.tune import TuneRow
 
@@ -216,6 +216,20 @@ def study_cells(rows: Sequence[StudyRow]) -> list[list[str]]:
     ]  # fmt: skip
 
 
+CALIBRATION_TITLES = ("score", "said", "pairs", "fail", "share [95%]", "mean said")
+
+
+def calibration_cells(rows: Sequence[CalibrationRow]) -> list[list[str]]:
+    """A line per score and bin of probability."""
+    return [
+        [
+            row.score, f"{row.low:.0%} to {row.high:.0%}", str(row.pairs), str(row.failing),
+            f"{row.share:.0%} [{row.share_low:.0%}, {row.share_high:.0%}]", f"{row.said:.0%}",
+        ]
+        for row in rows
+    ]  # fmt: skip
+
+
 def study_markdown(result: Mapping[str, Any]) -> str:
     """A caption and a table: a row per score over all scans.
 
@@ -231,8 +245,12 @@ def study_markdown(result: Mapping[str, Any]) -> str:
             f"{len(chosen['models'])} models, inputs {', '.join(chosen['inputs'])}, {chosen['pairs']} pairs of scheme "
             f"and length, {chosen['failing']} of them fail; every threshold is from the other models"
         )
+        known = [CalibrationRow(**row) for row in result.get("calibration", ())]
     right = (False, False, *(True for _ in STUDY_TITLES[2:]))
-    return f"{caption}\n\n{pipe_table(STUDY_TITLES, study_cells(rows), right)}"
+    found = f"{caption}\n\n{pipe_table(STUDY_TITLES, study_cells(rows), right)}"
+    if not known:
+        return found
+    return f"{found}\n\n{pipe_table(CALIBRATION_TITLES, calibration_cells(known), (False, *[True] * 5))}"
 
 
 def tune_markdown(result: Mapping[str, Any]) -> str:

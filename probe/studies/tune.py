@@ -23,13 +23,13 @@ from probe.models.load import LoadedModel
 from probe.provenance import Provenance
 from probe.results import Records, Result
 from probe.schemes import ORIGIN, Scheme, make_scheme, parse_scheme, resolve_schemes
-from probe.schemes.copies import with_copies
-from probe.schemes.cut_out import largest_position, without_middle
+from probe.schemes.cut_out import largest_position
 from probe.seam.apply import check_scheme
 from probe.studies.causes import tail_nll, without_first
+from probe.studies.short_keys import AMONG, MOVED, among_more, key_prompts, moved_away, short_length
 from probe.tasks.documents import document_batch
 from probe.tasks.intervals import wilson
-from probe.tasks.passkey import PasskeySample, minimum_length, passkey_sample
+from probe.tasks.passkey import PasskeySample
 from probe.tasks.scoring import draw_passkeys, passkey_answers
 
 SHARES = (0.125, 0.25, 0.5, 0.75)
@@ -151,9 +151,7 @@ class Tuning:
         self._candidates = list(found.values())
         for scheme in self._candidates:
             check_scheme(self.loaded.model, scheme)
-        # Short enough to be cheap, long enough to hold the task twice.
-        least = 3 * minimum_length(self._tokenizer)
-        self._short = min(window, max(least, 256, window // 8))
+        self._short = short_length(window, self._tokenizer)
         self._until = math.inf if self.budget is None else time.monotonic() + self.budget
         document_batch(self.loaded, self.length, self.documents, self.seed)
 
@@ -172,8 +170,9 @@ class Tuning:
     def run(self) -> Iterator[str]:
         """Screen every candidate, then check the best."""
         draw = np.random.default_rng((self.seed, self.length))
-        self._moved = self._prompts(draw, 0.0, 0.4)
-        self._among = self._prompts(draw, 0.6, 1.0)
+        self._moved, self._among = (
+            key_prompts(self._tokenizer, self._short, self.screened, depths, draw) for depths in (MOVED, AMONG)
+        )
         self._texts = document_batch(self.loaded, self._short, self.documents, self.seed)
         trained = make_scheme(ORIGIN, self.loaded.window)
         self._base = self._nll(trained, self._texts)
@@ -187,11 +186,6 @@ class Tuning:
             yield f"{row.scheme} checked"
         self.rows.sort(key=_rank)
 
-    def _prompts(self, draw: np.random.Generator, low: float, high: float) -> list[PasskeySample]:
-        """Short prompts with the key in one part of the filler."""
-        depths = low + (high - low) * (np.arange(self.screened) + draw.random(self.screened)) / self.screened
-        return [passkey_sample(self._tokenizer, self._short, float(depth), draw) for depth in depths]
-
     def _screen(self, scheme: Scheme) -> TuneRow:
         began, window = time.monotonic(), self.loaded.window
         largest = largest_position(scheme.weave_at(self.length), self.length, scheme.visibility_at(self.length))
@@ -201,11 +195,9 @@ class Tuning:
             return replace(row, left_out=f"its positions go up to {largest:g}, past the window of {window}")
         if began > self._until:
             return replace(row, left_out="the budget was used up")
-        short, half = self._short, self._short // 2
         # Keys that lie past the window there lie past it here; the filler stands for all that is between.
-        far = without_middle(scheme, half, self.length - short)
-        copies = 1 + max(1, round((self.length - short) / (half - 1)))
-        many = with_copies(scheme, half, copies)
+        far, many = (stand_in(scheme, self._short, self.length) for stand_in in (moved_away, among_more))
+        assert far is not None
         if many is None:
             return replace(
                 row, left_out="not every query sees all that came before it: nothing can be predicted inside the window"

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from sklearn.calibration import calibration_curve
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 import weavescope as ws
@@ -26,6 +27,7 @@ from probe.studies.predictors import (
     Scanned,
     Study,
     best_threshold,
+    binned,
     failure_length,
     score_names,
     summaries,
@@ -194,3 +196,69 @@ def test_the_picture_has_a_point_per_pair_where_it_belongs(tmp_path: Path, capsy
     (tmp_path / "other.json").write_text(json.dumps(json.loads(path.read_text()) | {"rows": []}))
     assert main(["figure", "study", str(tmp_path / "other.json"), str(tmp_path)]) == 2
     assert "expected the JSON of probe scan, with at least one pair" in capsys.readouterr().err
+
+
+def test_bins_of_probability_are_scikit_learns() -> None:
+    rng = np.random.default_rng(0)
+    said = rng.random(400)
+    fails = rng.random(400) < said
+    edges = tuple(np.linspace(0, 1, 6))
+    rows = list(binned("s", INSIDE, said, fails, edges))
+    share, mean = calibration_curve(fails, said, n_bins=5)
+    assert [row.share for row in rows] == pytest.approx(share) and [row.said for row in rows] == pytest.approx(mean)
+    assert sum(row.pairs for row in rows) == 400 and all(row.share_low < row.share < row.share_high for row in rows)
+    assert list(binned("s", INSIDE, np.array([1.0, 0.0]), np.array([True, False]), edges))[1].pairs == 1
+
+
+def test_probabilities_come_from_the_other_models(study: Study, tmp_path: Path) -> None:
+    """Flipped labels of one model leave what is said of it, and turn what failed of it."""
+    first = study.scans[0]
+    flipped = replace(first, rows=[replace(row, low=-1.0 if row.fails else 1.0) for row in first.rows])
+    alone = Study([first, *study.scans[1:]]).result().calibration
+    other = Study([flipped, *study.scans[1:]]).result().calibration
+    name = "chosen inside"
+    assert sum(row.pairs for row in alone if row.score == name) == 72
+    assert sum(row.failing for row in other if row.score == name) == 24 - 6 + 12
+    high = [row for row in alone if row.score == name and row.low >= 0.8]
+    assert sum(row.failing for row in high) > 0.8 * sum(row.pairs for row in high)
+    path = tmp_path / "study.json"
+    write(study.result(), path)
+    assert main(["figure", "study", str(path), str(tmp_path / "drawn")]) == 0
+    drawn = ElementTree.parse(tmp_path / "drawn" / "calibration.svg")
+    points = [node for node in drawn.iter() if node.tag.endswith("circle") and len(node)]
+    assert len(points) == len(study.result().calibration)
+
+
+def keyed(name: str, seed: int) -> Scanned:
+    """Pass keys are lost where the length is more than twice the window, whatever the likelihood does."""
+    one = scan(name, seed)
+    rows = [
+        replace(row, keys_found=0 if row.length > 256 else 9, keys_asked=10, keys_inside=10,
+                inside=dict(row.inside) | {"key.nats": float(row.length)})
+        for row in one.rows
+    ]  # fmt: skip
+    return replace(one, rows=rows)
+
+
+def test_pass_keys_are_a_truth_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scans = [keyed(name, seed) for seed, name in enumerate("abc")]
+    rows = {row.model: row for row in Study([one.about("keys") for one in scans]).rows() if row.score == "key.nats"}
+    assert {row.auroc for row in rows.values()} == {1.0} and {row.failing for row in rows.values()} == {6}
+    # Lost at four windows and kept at two: half is lost between them.
+    assert rows["a"].schemes == 6 and rows["a"].octaves is not None and rows["a"].octaves < 0.6
+    files = [str(written(tmp_path, one)) for one in scans]
+    assert main(["study", *files, "--truth", "keys"]) == 0
+    assert "18 of them fail by pass keys" in capsys.readouterr().out
+    assert main(["study", *files, "--truth", "nonsense"]) == 2
+    assert "unknown truth 'nonsense'; known: text, keys" in capsys.readouterr().err
+    plain = [str(written(tmp_path, scan(name))) for name in "xy"]
+    assert main(["study", *plain, "--truth", "keys"]) == 2
+    assert "--truth keys: no scan there has it" in capsys.readouterr().err
+    assert ws.study(files, truth="keys").settings["truth"] == "keys"
+
+
+def test_keys_that_the_model_never_found_cannot_be_lost() -> None:
+    row = ScanRow("s", 512, 0.0, 0.0, 0.0, {}, {}, 1.0, 1.0, keys_found=0, keys_asked=10, keys_inside=4)
+    assert row.loses_keys is None and replace(row, keys_inside=5).loses_keys
+    assert replace(row, keys_found=4, keys_inside=8).loses_keys is False
+    assert replace(row, keys_found=None, keys_asked=None, keys_inside=None).keys_kept is None

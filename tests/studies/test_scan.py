@@ -244,3 +244,24 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_in_python(tmp_path: Path) -> None:
     found = ws.load("rope").scan("origin", lengths=[640], samples=1, signals=["norm"], keep=tmp_path / "kept")
     assert found.kind == "scan" and found.rows[0].length == 640 and found.settings["signals"] == ["norm"]
+
+
+def test_pass_keys_of_a_pair_are_those_of_eval(rope: LoadedModel, tmp_path: Path) -> None:
+    """Counted there by another path; and the short prompts are of no other length."""
+    work = Scan(
+        rope, "origin,rerope", [1024], samples=1, signals=("norm",), keys=6, store=PieceStore(tmp_path / "kept")
+    )
+    list(work.run())
+    for one in work.rows:
+        found = ws.load("rope").evaluate("passkey", one.scheme, lengths=[1024], samples=6)
+        assert one.keys_found == found.rows[0].correct and one.keys_asked == 6
+        assert one.keys_inside is not None and one.keys_inside >= 5 and one.loses_keys is (one.scheme == "origin")
+        assert one.inside["key.nats"] == max(one.inside["key moved.nats"], one.inside["key among.nats"])
+    assert row(work, "origin", 1024).inside["key.nats"] > row(work, "rerope", 1024).inside["key.nats"]
+    again = Scan(
+        rope, "origin,rerope", [1024], samples=1, signals=("norm",), keys=6, store=PieceStore(tmp_path / "kept")
+    )
+    list(again.run())
+    assert again.rows == work.rows
+    with pytest.raises(FieldError, match="keys: expected at least 0, got -1"):
+        Scan(rope, "origin", [1024], keys=-1)
