@@ -98,6 +98,6 @@ def _cell(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def parse_names(text: str | None) -> list[str] | None:
-    """Names separated by commas; None stays None."""
-    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+def parse_names(text: str | None, between: str = ",") -> list[str] | None:
+    """Names with commas, or something else, between them; None stays None."""
+    return None if text is None else [name.strip() for name in text.split(between) if name.strip()]

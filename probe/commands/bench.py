@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from probe.commands import bench_figure, bench_gpu, bench_official, options, show
+from probe.commands import bench_figure, bench_gpu, bench_official, bench_record, options, show
 from probe.commands.command import Command, Group
 from probe.text import parse_numbers
 
@@ -60,6 +60,6 @@ COMMAND = Group(
             Command(what, help, _options, _run(what), python=f'weavescope.bench("{what}", ...)')
             for what, help in TIMED.items()
         ),
-        bench_gpu.COMMAND, bench_official.COMMAND, bench_figure.COMMAND,
+        bench_record.COMMAND, bench_gpu.COMMAND, bench_official.COMMAND, bench_figure.COMMAND,
     ),
 )  # fmt: skip
