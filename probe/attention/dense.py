@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from constructions.weave import Weave
@@ -52,7 +52,9 @@ class Softmax:
         if self.sinks is not None:
             sinks = self.sinks.to(capped.dtype)[None, :, None, None].expand(*capped.shape[:3], 1)
             return torch.cat((capped, sinks), -1).softmax(-1)[..., :-1]
-        return capped.softmax(-1).masked_fill(torch.isneginf(capped).all(-1, keepdim=True), 0.0)
+        nothing = torch.isneginf(capped.amax(-1, keepdim=True))
+        weights = capped.softmax(-1)
+        return weights.masked_fill(nothing, 0.0) if bool(nothing.any()) else weights
 
 
 PLAIN = Softmax()
@@ -81,6 +83,32 @@ class ScoreBlock:
     def weights(self) -> Float[Tensor, "batch heads queries keys"]:
         """The softmax of the scores."""
         return self.softmax.weights(self.scores)
+
+    @cached_property
+    def lse(self) -> Float[Tensor, "batch heads queries"]:
+        """The log-sum-exp of each query's scores, of keys alone; -inf for a query that sees nothing."""
+        if self.softmax.sinks is not None:
+            return self.scores.logsumexp(-1)
+        # The largest weight is exp(largest score - lse): no other exponential is needed.
+        found: Tensor = (self.scores.amax(-1) - self.weights.amax(-1).log()).nan_to_num(nan=float("-inf"))
+        return found
+
+    @cached_property
+    def seen(self) -> Int[Tensor, "batch heads queries"]:
+        """How many keys each query sees."""
+        return (self.scores > float("-inf")).to(torch.int32).sum(-1, dtype=torch.int32)
+
+    @cached_property
+    def entropy(self) -> Float[Tensor, "batch heads queries"]:
+        """Entropy of the weights, nats: what a sink takes is no part of it."""
+        if self.softmax.sinks is not None:
+            return torch.special.entr(self.weights).sum(-1)
+        # Of w = exp(s - lse) it is lse - sum(w s): no other logarithm is needed. A key that is not seen adds 0 times
+        # something finite.
+        largest = self.scores.amax(-1).clamp(min=-1e30)
+        shifted = (self.scores - largest[..., None]).clamp(min=-1e4)
+        found: Tensor = (self.lse - largest) - torch.linalg.vecdot(self.weights, shifted)
+        return found.nan_to_num(0.0).clamp(min=0.0)
 
     @property
     def last(self) -> int:

@@ -29,6 +29,7 @@ from probe.seam.apply import apply_scheme
 from probe.signals.collect import collect
 from probe.signals.reference import LayerReference, fit_reference
 from probe.signals.table import SIGNALS, AttentionSignal, PositionalSignal
+from probe.studies.scan import MOST_QUERIES
 from probe.tasks.nll import nll_per_position
 
 WATCHED = {
@@ -191,7 +192,7 @@ class RecordBench:
         last = length - min(self.loaded.window, length) // 4
 
         def work() -> None:
-            collect(self.loaded, self.scheme, host, names, block, reference, last)
+            collect(self.loaded, self.scheme, host, names, block, reference, last, MOST_QUERIES)
 
         return work
 

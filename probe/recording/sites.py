@@ -114,16 +114,16 @@ def relative_entropy(block: ScoreBlock) -> Float[Tensor, "batch heads queries"]:
     """Entropy of the weights over the logarithm of the number of keys seen: 1 is uniform, 0 a single key of several. 1
     for a query that sees one key only.
     """
-    entropy = torch.special.entr(block.weights).sum(-1)
-    seen = torch.isfinite(block.scores).sum(-1).to(entropy.dtype)
-    return torch.where(seen > 1, entropy / seen.clamp(min=2).log(), 1.0)
+    seen = block.seen.to(block.entropy.dtype)
+    return torch.where(seen > 1, block.entropy / seen.clamp(min=2).log(), 1.0)
 
 
 def far_mass(block: ScoreBlock) -> Float[Tensor, "batch heads queries"]:
     """Attention on keys that are the window or more before the query, by their order in the text."""
+    most = max(0, block.last - block.window)
     t = torch.arange(block.first, block.last)[:, None]
-    far = t - torch.arange(block.scores.shape[-1])[None] >= block.window
-    return (block.weights * far.to(block.weights.device)).sum(-1)
+    far = t - torch.arange(most)[None] >= block.window
+    return (block.weights[..., :most] * far.to(block.weights.device)).sum(-1)
 
 
 SITES: Table[Site] = Table(
@@ -140,9 +140,7 @@ SITES: Table[Site] = Table(
             "mlp", "its MLP's output, without the residual", lambda family, layer: layer.get_submodule(family.mlp)
         ),
         AttentionSite("score_max", "per head, a query's largest attention score", lambda block: block.scores.amax(-1)),
-        AttentionSite(
-            "score_lse", "per head, the log-sum-exp of a query's scores", lambda block: block.scores.logsumexp(-1)
-        ),
+        AttentionSite("score_lse", "per head, the log-sum-exp of a query's scores", lambda block: block.lse),
         AttentionSite(
             "entropy", "per head, the attention's entropy, relative to that of a uniform one", relative_entropy
         ),

@@ -141,7 +141,9 @@ class LayerScheme:
         length, window = key.shape[2], self.model.scheme.window
         pieces = self.compiled.pieces(length - query.shape[2], length, prompt)
         since = min(one.start for one in self.model.observers)
-        for first, scores in piece_blocks(query, key, pieces, encoding, scaling, since=since):
+        samples = {(one.start, one.period) for one in self.model.observers}
+        period = next(iter(samples))[1] if len(samples) == 1 else None  # else one needs what another leaves out
+        for first, scores in piece_blocks(query, key, pieces, encoding, scaling, since=since, period=period):
             block = ScoreBlock(self.number, first, window, softmax.capped(scores), softmax)
             for one in self.model.observers:
                 if block.last > one.start:

@@ -19,17 +19,18 @@ computed.
 
 
 class Watching(NamedTuple):
-    """Somebody who watches, and the first position that interests them."""
+    """Somebody who watches, the first position that interests them, and the period of a sample of queries."""
 
     observer: Observer
     start: int
+    period: int | None = None
 
 
 _WATCHING: WeakKeyDictionary[nn.Module, list[Watching]] = WeakKeyDictionary()
 
 
 @contextmanager
-def observed(model: Any, observer: Observer, start: int = 0) -> Iterator[None]:
+def observed(model: Any, observer: Observer, start: int = 0, period: int | None = None) -> Iterator[None]:
     """Tell `observer` of every attention of `model` that runs under a scheme inside the context.
 
     The scores are computed once more for those who watch, in memory linear in the keys. Rows must be unpadded, and
@@ -40,8 +41,10 @@ def observed(model: Any, observer: Observer, start: int = 0) -> Iterator[None]:
         observer: called with blocks of scores.
         start: first position whose scores are wanted: those of earlier queries are not computed, unless somebody else
             wants them, and a block may begin before it then.
+        period: a sample is enough: the first `probe.attention.blocks.RUN` queries of every so many from `start` on.
+            More come where somebody else wants them.
     """
-    watching, mine = _WATCHING.setdefault(unwrapped(model), []), Watching(observer, start)
+    watching, mine = _WATCHING.setdefault(unwrapped(model), []), Watching(observer, start, period)
     watching.append(mine)
     try:
         yield

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from probe.attention.blocks import RUN
 from probe.attention.dense import ScoreBlock
 from probe.errors import ProbeError
 from probe.models.load import LoadedModel
@@ -96,14 +97,22 @@ class BlockMeans:
         return (self._sums / self._counts).T.cpu()  # 0 / 0 is NaN
 
 
+def sample_period(queries: int, most: int | None) -> int | None:
+    """Of how many queries a run of `RUN` is looked at, so that about `most` are; None where that is all of them."""
+    if most is None or queries <= most:
+        return None
+    return -(-queries * RUN // most)
+
+
 class _Pass:
     """One text's pass: what its hooks add up."""
 
     def __init__(
         self, ids: Int[Tensor, "1 length"], names: Sequence[str], block: int, reference: Sequence[LayerReference],
-        attention_from: int,
+        attention_from: int, most_queries: int | None = None,
     ) -> None:  # fmt: skip
         self.ids, self.block, self.reference, self.attention_from = ids, block, reference, attention_from
+        self.period = sample_period(ids.shape[1] - attention_from, most_queries)
         rows = [SIGNALS[name] for name in names]
         self.hidden = [row for row in rows if isinstance(row, HiddenSignal)]
         self.attention = [row for row in rows if isinstance(row, AttentionSignal)]
@@ -146,7 +155,7 @@ class _Pass:
             if self.hidden:
                 undo.enter_context(SITES["resid"].recorded(loaded.model, loaded.family, layers, self.see_hidden))
             if self.attention:
-                undo.enter_context(observed(loaded.model, self.see_scores, self.attention_from))
+                undo.enter_context(observed(loaded.model, self.see_scores, self.attention_from, self.period))
             undo.enter_context(marked(loaded.model, self.mark))
             yield
 
@@ -166,6 +175,7 @@ def collect(
     block: int,
     reference: Sequence[LayerReference],
     attention_from: int = 0,
+    most_queries: int | None = None,
 ) -> Collected:
     """Pass texts through a model under a scheme, one by one, and collect signals.
 
@@ -177,6 +187,8 @@ def collect(
         block: positions that a value is a mean over.
         reference: of every layer, from `fit_reference`; empty where no signal goes by it.
         attention_from: first position of which signals of attention are wanted; they cost most.
+        most_queries: of about so many queries from there on, evenly spread in short runs, they are a mean over; None
+            for all.
 
     Raises:
         ProbeError: an unknown signal, or a likelihood that is NaN or infinite.
@@ -186,7 +198,7 @@ def collect(
     nll = []
     with apply_scheme(loaded.model, scheme):
         for row in ids.split(1):
-            one = _Pass(row, names, block, reference, attention_from)
+            one = _Pass(row, names, block, reference, attention_from, most_queries)
             with one.watching(loaded):
                 found = nll_per_position(loaded.model, row.to(loaded.device), one.see_output)
             nll.append(found[0].double().numpy())

@@ -53,8 +53,11 @@ from probe.thresholds.measured import NLL_FLOOR
 SHARES = (1.25, 1.5, 2.0, 4.0)
 """Lengths, in windows, that are scanned by default, as far as a run goes by default."""
 _VALUE, _SIDE = "paper value", "paper side"
-MOST_QUERIES = 2048
+LAST_QUERIES = 2048
 """Last queries of the window whose attention says what it is like there; of a long window all would take minutes."""
+MOST_QUERIES = 512
+"""Queries whose attention is looked at in a pass, evenly spread over those that are asked about: of a long one all
+would take longer than the pass itself."""
 LEAST_KEYS = 0.5
 """Share of pass keys that a model must find inside its window to be asked beyond; less than this share of those that it
 finds there is a failure."""
@@ -355,8 +358,10 @@ class _Known:
         loaded, window = scan.loaded, scan.loaded.window
         short, burn_in = scan._ending(window), window // 8
         reference = fit_reference(loaded, short, burn_in) if DISTANCE in (scan.signals or ()) else ()
-        attended = max(burn_in, window - MOST_QUERIES)
-        trained = collect(loaded, make_scheme(ORIGIN, window), short, scan._collected, scan.block, reference, attended)
+        attended = max(burn_in, window - LAST_QUERIES)
+        trained = collect(
+            loaded, make_scheme(ORIGIN, window), short, scan._collected, scan.block, reference, attended, MOST_QUERIES
+        )
         made = cls(scan, reference, short, trained, {})
         values = made.with_positional(trained)
         made.inside = {name: inside_of(one, made.start) for name, one in values.items()}
@@ -403,7 +408,7 @@ class _Known:
         """Signals of a pass, of whose attention only the last tokens are looked at."""
         scan = self.scan
         last = max(0, ids.shape[1] - (scan.tail or 1) - scan.block)
-        return collect(scan.loaded, scheme, ids, scan._collected, scan.block, self.reference, last)
+        return collect(scan.loaded, scheme, ids, scan._collected, scan.block, self.reference, last, MOST_QUERIES)
 
     def _rise(self, tails: NDArray[np.float64], base: Tensor | None = None) -> tuple[float, float, float]:
         """Of the last tokens' likelihoods, over the trained model's inside its window."""

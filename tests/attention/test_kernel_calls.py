@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from probe.attention.blocks import attend_piece_blocks, piece_blocks
+from probe.attention.blocks import RUN, attend_piece_blocks, piece_blocks, queries_at_once
 from probe.attention.decode import attend_one
-from probe.attention.dense import Softmax, attend_dense
+from probe.attention.dense import ScoreBlock, Softmax, attend_dense
 from probe.attention.encoding import Alibi, Encoding
 from probe.attention.kernels import Mask, _plain, aligned, attend
 from probe.attention.merged import attend_pieces
@@ -216,3 +216,52 @@ def test_sinks_and_soft_capped_scores_equal_dense(spec: str, queries: int) -> No
             for block in (None, 16):
                 got = attend_pieces(q, k, v, pieces, ROTARY, 0.3, block=block, sinks=sinks)
                 assert (got - expected).abs().max() < 1e-12
+
+
+@given(
+    spec=st.sampled_from(SPECS), length=st.integers(2, 120), since=st.integers(0, 130), period=st.integers(1, 70),
+    block=st.integers(1, 40), data=st.data(),
+)  # fmt: skip
+def test_a_sample_of_queries_has_the_scores_of_all(
+    spec: str, length: int, since: int, period: int, block: int, data: st.DataObject
+) -> None:
+    """The first queries of every period from the start on, by position, and no other; each as it is among all."""
+    queries = data.draw(st.integers(1, length))
+    scheme, (q, k, _) = parse_scheme(spec, 48), shared(length, queries)
+    first = length - queries
+    pieces = compile_pieces(scheme.weave_at(length), scheme.visibility_at(length), first, length)
+    whole = torch.cat([part for _, part in piece_blocks(q, k, pieces, ROTARY, 0.3)], 2)
+    seen: list[int] = []
+    for start, part in piece_blocks(q, k, pieces, ROTARY, 0.3, block, since, period):
+        seen += range(start, start + part.shape[2])
+        torch.testing.assert_close(part, whole[:, :, start - first : start - first + part.shape[2]])
+    assert seen == [t for t in range(first, length) if t >= since and (t - since) % period < RUN]
+
+
+def test_as_many_queries_at_once_as_the_allocator_bears() -> None:
+    assert (
+        queries_at_once(1, 8, 8192) == 64 and queries_at_once(1, 8, 100) == 128 and queries_at_once(4, 64, 1 << 20) == 1
+    )
+
+
+@pytest.mark.parametrize(
+    "softmax", [Softmax(), Softmax(5.0), Softmax(sinks=torch.tensor([0.3, -1.0, 2.0, 0.0]).double())]
+)
+@pytest.mark.parametrize("large", [0.0, 500.0, -500.0])
+def test_what_a_block_says_of_its_scores(softmax: Softmax, large: float) -> None:
+    """Entropy, log-sum-exp and keys seen, against their definitions; with queries that see one key, or none."""
+    scores = torch.randn(2, 4, 6, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 4 + large
+    scores[:, :, 0] = float("-inf")
+    scores[:, :, 1, 1:] = float("-inf")
+    scores[:, :, 2, ::2] = float("-inf")
+    block = ScoreBlock(1, 3, 8, softmax.capped(scores), softmax)
+    torch.testing.assert_close(block.lse, block.scores.logsumexp(-1))
+    torch.testing.assert_close(block.entropy, torch.special.entr(block.weights).sum(-1), atol=1e-9, rtol=1e-9)
+    assert (
+        block.seen[0, 0].tolist() == [0, 1, 4, 9, 9, 9]
+        and block.entropy[0, 0, 0] == 0
+        and (block.weights[:, :, 0] == 0).all()
+    )
+    single = ScoreBlock(1, 3, 8, block.scores.float(), Softmax())
+    exact = torch.special.entr(single.scores.double().softmax(-1)).sum(-1)[:, :, 1:]
+    assert (single.entropy[:, :, 1:] - exact).abs().max() < (1e-5 if large == 0 else 2e-3)

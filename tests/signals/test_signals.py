@@ -18,7 +18,7 @@ from torch import nn
 from probe.errors import FieldError
 from probe.models.load import wrap_model
 from probe.schemes import parse_scheme
-from probe.signals.collect import OUTPUT, BlockMeans, collect, positional_values
+from probe.signals.collect import OUTPUT, BlockMeans, collect, positional_values, sample_period
 from probe.signals.reference import fit_layer, fit_reference
 from probe.signals.scores import MOST, aggregated, auroc, inside_of
 from probe.signals.table import SIGNALS, PositionalSignal
@@ -129,6 +129,21 @@ def test_a_late_start_changes_nothing_but_what_is_left_out(spec: str, tiny_llama
             late.values[name][..., first:], whole.values[name][..., first:], rtol=1e-4, atol=1e-5, equal_nan=True
         )
     assert np.isnan(late.values["entropy"][..., :30]).all() and np.isfinite(whole.values["entropy"]).all()
+
+
+def test_a_sample_of_queries_is_a_mean_over_fewer(tiny_llama: Callable[..., nn.Module]) -> None:
+    """Over the first 16 of every 32 positions: blocks of 8 have the values of all queries, or none."""
+    loaded, ids = wrap_model(tiny_llama(), None, window=WINDOW), token_ids(1, 300)
+    scheme, names = parse_scheme("rerope", WINDOW), ["entropy", "induction", "norm"]
+    whole = collect(loaded, scheme, ids, names, BLOCK, ())
+    some = collect(loaded, scheme, ids, names, BLOCK, (), attention_from=160, most_queries=70)
+    assert sample_period(140, 70) == 32 and sample_period(70, 70) is None and sample_period(9, None) is None
+    np.testing.assert_allclose(some.values["norm"], whole.values["norm"], rtol=1e-5)
+    known = np.isfinite(some.values["entropy"]).all((0, 1, 2))
+    assert known.tolist() == [at * BLOCK >= 160 and (at * BLOCK - 160) % 32 < 16 for at in range(len(known))]
+    for name in ("entropy", "induction"):
+        mine, theirs = some.values[name][..., known], whole.values[name][..., known]
+        np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-6)
 
 
 def test_a_reference_needs_texts_of_the_window(tiny_llama: Callable[..., nn.Module]) -> None:
