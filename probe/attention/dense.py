@@ -102,7 +102,8 @@ class ScoreBlock:
     def entropy(self) -> Float[Tensor, "batch heads queries"]:
         """Entropy of the weights, nats: what a sink takes is no part of it."""
         if self.softmax.sinks is not None:
-            return torch.special.entr(self.weights).sum(-1)
+            own: Tensor = torch.special.entr(self.weights).sum(-1)
+            return own
         # Of w = exp(s - lse) it is lse - sum(w s): no other logarithm is needed. A key that is not seen adds 0 times
         # something finite.
         largest = self.scores.amax(-1).clamp(min=-1e30)
