@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from probe.commands import options
+from probe.commands import figure_named, options
 from probe.commands.command import Command, Group
 from probe.errors import FieldError
 
@@ -86,7 +86,7 @@ def _study(args: argparse.Namespace) -> None:
 
 _WORDS = {"folder": "DIR"}
 COMMAND = Group(
-    "figure", "draw the pictures of the documentation as SVG", "figure",
+    "figure", "draw the pictures of the documentation, and the paper's figures by their numbers", "figure",
     (
         Command(
             "schemes", "every preset: W over d, who sees whom, and its frequencies", _folder, _schemes,
@@ -108,5 +108,6 @@ COMMAND = Group(
             "mesa", "the chunk-triangular matrix of Mesa for a real split, as mesa.svg", _mesa_options, _mesa,
             python="probe.figures.mesa.draw(...)", words=_WORDS,
         ),
+        *figure_named.COMMANDS,
     ),
 )  # fmt: skip
