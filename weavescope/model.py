@@ -316,6 +316,7 @@ class Model:
         samples: int = 2,
         tail: int | None = None,
         seed: int = 0,
+        keep: str | Path | None = None,
         progress: Progress | None = None,
     ) -> Result[CauseRow]:
         """Why the model fails past its window, and where it will: unseen distances, or more keys than ever.
@@ -329,6 +330,7 @@ class Model:
             samples: shipped documents.
             tail: last tokens that a rise is a mean over; default M/4.
             seed: of where the documents' windows end.
+            keep: folder for what is measured; what is there is not measured again.
             progress: told how far it is.
 
         Returns:
@@ -337,7 +339,7 @@ class Model:
         Raises:
             ProbeError: what does not fit the model.
         """
-        work = Causes(self.loaded, schemes, length, samples, seed, measure, tail, lengths)
+        work = Causes(self.loaded, schemes, length, samples, seed, measure, tail, lengths, _store(keep))
         return _finished(work, progress)
 
     def tune(
@@ -351,6 +353,7 @@ class Model:
         checked: int = 8,
         documents: int = 2,
         seed: int = 0,
+        keep: str | Path | None = None,
         progress: Progress | None = None,
     ) -> Result[TuneRow]:
         """Which scheme and parameters the model should use at a length: screened inside the window, then checked.
@@ -364,6 +367,7 @@ class Model:
             checked: pass keys per finalist at the length.
             documents: texts that likelihoods are means over.
             seed: of keys and texts.
+            keep: folder for what is measured; what is there is not measured again.
             progress: told how far it is.
 
         Returns:
@@ -374,7 +378,7 @@ class Model:
         """
         work = Tuning(
             self.loaded, 2 * self.window if length is None else length, schemes, budget, screened, checked, documents,
-            seed, finalists,
+            seed, finalists, _store(keep),
         )  # fmt: skip
         return _finished(work, progress)
 
@@ -387,6 +391,7 @@ class Model:
         samples: int = 2,
         tail: int | None = None,
         seed: int = 0,
+        keep: str | Path | None = None,
         progress: Progress | None = None,
     ) -> Result[FrequencyRow]:
         """Which rotary frequencies cause the failure past the window, from passes no longer than the window.
@@ -398,6 +403,7 @@ class Model:
             samples: shipped documents.
             tail: last tokens that a rise is a mean over; default M/4.
             seed: of where the documents' windows end.
+            keep: folder for what is measured; what is there is not measured again.
             progress: told how far it is.
 
         Returns:
@@ -406,7 +412,7 @@ class Model:
         Raises:
             ProbeError: a model without RoPE, a scheme that weaves, or what does not fit.
         """
-        work = FrequencyStudy(self.loaded, schemes or ORIGIN, length, groups, samples, tail, seed)
+        work = FrequencyStudy(self.loaded, schemes or ORIGIN, length, groups, samples, tail, seed, _store(keep))
         return _finished(work, progress)
 
     def scan(
@@ -443,7 +449,7 @@ class Model:
         Raises:
             ProbeError: a length inside the window, an unknown signal, a model without a head, or what does not fit.
         """
-        store = PieceStore(None if keep is None else Path(keep))
+        store = _store(keep)
         work = Scan(self.loaded, schemes, lengths, input, samples, seed, tail, signals, store, keys)
         return _finished(work, progress)
 
@@ -482,7 +488,7 @@ class Model:
             ProbeError: a length that leaves nothing past the window, an unknown signal or detector, a model without a
                 head, or what does not fit.
         """
-        store = PieceStore(None if keep is None else Path(keep))
+        store = _store(keep)
         work = Leads(self.loaded, schemes, length, input, samples, seed, signals, detectors, resamples, store)
         return _finished(work, progress)
 
@@ -574,6 +580,10 @@ class Model:
             ProbeError: a length past the window, or chunks that do not fit into it.
         """
         return audit(self.loaded, chunks=chunks, first=first, length=length, input=input, samples=samples, seed=seed)
+
+
+def _store(keep: str | Path | None) -> PieceStore:
+    return PieceStore(None if keep is None else Path(keep))
 
 
 def _finished(work: Counted, progress: Progress | None) -> Result[Any]:

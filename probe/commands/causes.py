@@ -21,6 +21,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
     options.add_samples(parser, 2, "shipped documents")
     parser.add_argument("--tail", type=int, help="last tokens that a rise is a mean over (default: M/4)")
     options.add_seed(parser, "of where the documents' windows end")
+    options.add_keep(parser)
     options.add_output(parser)
 
 
@@ -28,12 +29,14 @@ def _run(args: argparse.Namespace) -> None:
     from probe.results import writable
     from probe.schemes import check_texts
     from probe.studies.causes import Causes
+    from probe.studies.pieces import PieceStore
 
     check_texts(args.scheme)
     writable(args.out)
     lengths = None if args.lengths is None else parse_numbers(args.lengths, "lengths", ())
     work = Causes(
-        options.load(args), args.scheme, args.length, args.samples, args.seed, args.measure, args.tail, lengths
+        options.load(args), args.scheme, args.length, args.samples, args.seed, args.measure, args.tail, lengths,
+        PieceStore(args.keep),
     )  # fmt: skip
     options.carry(work, args, show.causes)
 

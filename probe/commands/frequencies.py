@@ -22,6 +22,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
     options.add_samples(parser, 2, "shipped documents")
     parser.add_argument("--tail", type=int, help="last tokens that a rise is a mean over (default: M/4)")
     options.add_seed(parser, "of where the documents' windows end")
+    options.add_keep(parser)
     options.add_output(parser)
 
 
@@ -29,11 +30,13 @@ def _run(args: argparse.Namespace) -> None:
     from probe.results import writable
     from probe.schemes import check_texts
     from probe.studies.frequencies import FrequencyStudy
+    from probe.studies.pieces import PieceStore
 
     check_texts(args.scheme)
     writable(args.out)
     work = FrequencyStudy(
-        options.load(args), args.scheme, args.length, args.groups, args.samples, args.tail, args.seed
+        options.load(args), args.scheme, args.length, args.groups, args.samples, args.tail, args.seed,
+        PieceStore(args.keep),
     )  # fmt: skip
     options.carry(work, args, show.frequencies)
 

@@ -32,9 +32,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
         "--resamples", type=int, default=100, help="texts drawn again, for the intervals (default: 100)"
     )
     options.add_seed(parser, "of the texts and the resamples")
-    parser.add_argument(
-        "--keep", type=options.path, metavar="DIR", help="keep what is measured there, and go on from what is there"
-    )
+    options.add_keep(parser)
     parser.add_argument(
         "--read", nargs="+", type=options.path, metavar="FILE",
         help="run nothing: one table of what --out of earlier ones wrote",

@@ -98,6 +98,13 @@ def add_repeats(parser: Adder, default: int) -> None:
     )
 
 
+def add_keep(parser: Adder) -> None:
+    """`--keep DIR`: what is measured stays there, and is not measured again."""
+    parser.add_argument(
+        "--keep", type=path, metavar="DIR", help="keep what is measured there, and go on from what is there"
+    )
+
+
 def add_json(parser: Adder) -> None:
     """--json."""
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else on stdout")

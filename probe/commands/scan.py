@@ -30,9 +30,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
         "--keys", type=int, default=0, help="pass keys that every pair is asked for besides (default: none)"
     )
     options.add_seed(parser, "of the texts, and of what the controls draw")
-    parser.add_argument(
-        "--keep", type=options.path, metavar="DIR", help="keep what is measured there, and go on from what is there"
-    )
+    options.add_keep(parser)
     options.add_output(parser)
 
 

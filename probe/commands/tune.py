@@ -35,6 +35,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checked", type=int, default=8, help="pass keys per finalist at the length (default: 8)")
     parser.add_argument("--documents", type=int, default=2, help="texts that likelihoods are means over (default: 2)")
     options.add_seed(parser, "of keys and texts")
+    options.add_keep(parser)
     options.add_output(parser)
 
 
@@ -49,6 +50,7 @@ def _finalists(text: str) -> int | None:
 def _run(args: argparse.Namespace) -> None:
     from probe.results import writable
     from probe.schemes import check_texts
+    from probe.studies.pieces import PieceStore
     from probe.studies.tune import Tuning
 
     finalists = _finalists(args.finalists)
@@ -59,7 +61,7 @@ def _run(args: argparse.Namespace) -> None:
     work = Tuning(
         loaded, 2 * loaded.window if args.length is None else args.length,
         args.scheme, args.budget, args.screened, args.checked,
-        args.documents, args.seed, finalists,
+        args.documents, args.seed, finalists, PieceStore(args.keep),
     )  # fmt: skip
     options.carry(work, args, show.tuning)
 

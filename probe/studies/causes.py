@@ -33,6 +33,8 @@ from probe.schemes import ORIGIN, Scheme, make_scheme, resolve_schemes
 from probe.schemes.copies import with_copies
 from probe.schemes.cut_out import folded, without_middle
 from probe.seam.apply import check_scheme
+from probe.studies.passes import made_by
+from probe.studies.pieces import PieceStore
 from probe.tasks.documents import document_batch
 from probe.tasks.encoding import first_token
 from probe.tasks.nll import not_finite
@@ -175,6 +177,18 @@ def tail_nll(
     return found
 
 
+def kept_tail(
+    store: PieceStore, key: str, loaded: LoadedModel, scheme: Scheme, ids: Int[Tensor, "samples length"], tail: int
+) -> Float[Tensor, "samples tail"]:
+    """`tail_nll` as a store has it, or measured now.
+
+    Raises:
+        ProbeError: as `tail_nll`.
+    """
+    found = store.once(key, lambda: {"tail": tail_nll(loaded, scheme, ids, tail).numpy()})
+    return torch.from_numpy(np.array(found["tail"]))
+
+
 @dataclass
 class Causes:
     """The study of one model, under way: `rows` are those that are done.
@@ -189,6 +203,7 @@ class Causes:
             window is; None for all.
         tail: last tokens that the rise is a mean over; None for a quarter of the window.
         lengths: None for those of `lengths_up_to`; measured are all of them.
+        store: keeps what is measured.
         rows: what is done.
     """
 
@@ -200,6 +215,7 @@ class Causes:
     measure: int | None = None
     tail: int | None = None
     lengths: Sequence[int] | None = None
+    store: PieceStore = field(default_factory=PieceStore)
     rows: list[CauseRow] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -242,25 +258,30 @@ class Causes:
 
     def run(self) -> Iterator[str]:
         """Fill `rows`; yields what each one was."""
+        with self.store.opened(self._settings() | made_by(self.loaded)):
+            yield from self._run()
+
+    def _run(self) -> Iterator[str]:
         window = self.loaded.window
         short = self._texts(window)
         trained = make_scheme(ORIGIN, window)
-        base = self._tails(trained, short)
+        base = self._tails("window", trained, short)
         without: dict[int, Tensor] = {}  # many lengths move the same tokens away
         for length in self.lengths or ():
             at, gap = gap_for(window, length)
             if at not in without:
-                without[at] = self._tails(trained, without_first(self.loaded, short, at))
+                without[at] = self._tails(f"without {at}", trained, without_first(self.loaded, short, at))
             alone = without[at]
             for scheme in self.schemes:
-                self._add(scheme, length, GAP, self._tails(without_middle(scheme, at, gap), short), alone)
+                moved = self._tails(f"{GAP} {length} {scheme.spec}", without_middle(scheme, at, gap), short)
+                self._add(scheme, length, GAP, moved, alone)
                 yield f"{scheme.spec} {length} with a gap"
                 self._add_copies(scheme, length, short, base)
                 yield f"{scheme.spec} {length} with copies"
         for length in self.measured:
             ids = self._texts(length)
             for scheme in self.schemes:
-                whole = self._tails(scheme, ids)
+                whole = self._tails(f"{WHOLE} {length} {scheme.spec}", scheme, ids)
                 self._add(scheme, length, WHOLE, whole, base)
                 yield f"{scheme.spec} {length}"
                 self._add_keys(scheme, ids, whole, base)
@@ -271,7 +292,8 @@ class Causes:
         if copied is None:
             self.rows.append(CauseRow(scheme.spec, length, COPIES, untold=why))
         else:
-            self._add(scheme, length, COPIES, self._tails(copied, short), base)
+            found = self._tails(f"{COPIES} {length} {scheme.spec}", copied, short)
+            self._add(scheme, length, COPIES, found, base)
 
     def _add_keys(self, scheme: Scheme, ids: Tensor, whole: Tensor, base: Tensor) -> None:
         length = ids.shape[1]
@@ -280,26 +302,28 @@ class Causes:
             why = "its weave goes past the window by itself, so that there is no one way to fold it back"
             self.rows.append(CauseRow(scheme.spec, length, KEYS, untold=why))
             return
-        self._add(scheme, length, KEYS, whole if same is scheme else self._tails(same, ids), base)
+        key = f"{KEYS} {length} {scheme.spec}"
+        self._add(scheme, length, KEYS, whole if same is scheme else self._tails(key, same, ids), base)
 
     def _add(self, scheme: Scheme, length: int, cause: str, values: Tensor, base: Tensor) -> None:
         rise, low, high = paired_interval((values - base).numpy(), self.seed)
         self.rows.append(CauseRow(scheme.spec, length, cause, rise, low, high))
 
-    def _tails(self, scheme: Scheme, ids: Tensor) -> Float[Tensor, "samples tail"]:
-        """NLL of the last tokens."""
-        assert self.tail is not None
-        return tail_nll(self.loaded, scheme, ids, self.tail)
+    def _tails(self, key: str, scheme: Scheme, ids: Tensor) -> Float[Tensor, "samples tail"]:
+        """NLL of the last tokens, as it was kept under that key or measured now."""
+        return kept_tail(self.store, key, self.loaded, scheme, ids, self.tail or 1)
 
-    def result(self, complete: bool) -> Result[CauseRow]:
-        """The rows so far, with what they were made with."""
-        settings = {
+    def _settings(self) -> dict[str, Any]:
+        return {
             "model": self.loaded.name, "window": self.loaded.window,
             "schemes": [scheme.spec for scheme in self.schemes], "length": self.length,
             "lengths": list(self.lengths or ()), "samples": self.samples, "seed": self.seed, "tail": self.tail,
             "input": "documents", "measured": list(self.measured), "floor": NLL_FLOOR,
         }  # fmt: skip
-        return Result("causes", settings, Provenance.now(), Records(self.rows), complete)
+
+    def result(self, complete: bool) -> Result[CauseRow]:
+        """The rows so far, with what they were made with."""
+        return Result("causes", self._settings(), Provenance.now(), Records(self.rows), complete)
 
 
 @dataclass(frozen=True)

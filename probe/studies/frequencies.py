@@ -27,7 +27,9 @@ from probe.schemes import ORIGIN, Scheme, make_scheme, resolve_schemes
 from probe.schemes.cut_out import gap_for_some, without_middle
 from probe.seam.apply import check_scheme
 from probe.seam.positions import Rope
-from probe.studies.causes import Causes, gap_for, paired_interval, tail_nll, without_first
+from probe.studies.causes import Causes, gap_for, kept_tail, paired_interval, without_first
+from probe.studies.passes import made_by
+from probe.studies.pieces import PieceStore
 from probe.tasks.documents import document_batch
 
 ALONE, SPARED, WHOLE = "alone", "spared", "whole"
@@ -88,6 +90,7 @@ class FrequencyStudy:
         samples: texts.
         tail: last tokens that a rise is a mean over; None for a quarter of the window.
         seed: draws where the texts end.
+        store: keeps what is measured.
         rows: what is done.
     """
 
@@ -98,6 +101,7 @@ class FrequencyStudy:
     samples: int = 2
     tail: int | None = None
     seed: int = 0
+    store: PieceStore = field(default_factory=PieceStore)
     rows: list[FrequencyRow] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -139,11 +143,15 @@ class FrequencyStudy:
 
     def run(self) -> Iterator[str]:
         """Fill `rows`; yields what each one was."""
+        with self.store.opened(self._settings() | made_by(self.loaded)):
+            yield from self._run()
+
+    def _run(self) -> Iterator[str]:
         assert self.length is not None
         window = self.loaded.window
         at, gap = gap_for(window, self.length)
         short = document_batch(self.loaded, window, self.samples, self.seed)
-        base = self._tails(make_scheme(ORIGIN, window), without_first(self.loaded, short, at))
+        base = self._tails("base", make_scheme(ORIGIN, window), without_first(self.loaded, short, at))
         for scheme in self.schemes:
             everything = (0, len(self._inv_freq) - 1)
             self._add(scheme, WHOLE, everything, without_middle(scheme, at, gap), short, base)
@@ -155,23 +163,26 @@ class FrequencyStudy:
                     self._add(scheme, what, group, made, short, base)
                     yield f"{scheme.spec} frequencies {group[0]} to {group[1]} {what}"
 
-    def _tails(self, scheme: Scheme, ids: Tensor) -> Tensor:
-        assert self.tail is not None
-        return tail_nll(self.loaded, scheme, ids, self.tail)
+    def _tails(self, key: str, scheme: Scheme, ids: Tensor) -> Tensor:
+        return kept_tail(self.store, key, self.loaded, scheme, ids, self.tail or 1)
 
     def _add(
         self, scheme: Scheme, what: str, group: tuple[int, int], made: Scheme, short: Tensor, base: Tensor
     ) -> None:
-        rise, low, high = paired_interval((self._tails(made, short) - base).numpy(), self.seed)
+        rise, low, high = paired_interval(
+            (self._tails(f"{scheme.spec} {group} {what}", made, short) - base).numpy(), self.seed
+        )
         turns = self._turns(scheme, group[1])
         self.rows.append(FrequencyRow(scheme.spec, self.length or 0, what, *group, turns, rise, low, high))
 
-    def result(self, complete: bool) -> Result[FrequencyRow]:
-        """The rows so far, with what they were made with."""
-        settings = {
+    def _settings(self) -> dict[str, Any]:
+        return {
             "model": self.loaded.name, "window": self.loaded.window,
             "schemes": [scheme.spec for scheme in self.schemes], "length": self.length, "groups": len(self._groups),
             "frequencies": len(self._inv_freq), "samples": self.samples, "seed": self.seed, "tail": self.tail,
             "input": "documents",
         }  # fmt: skip
-        return Result("frequencies", settings, Provenance.now(), Records(self.rows), complete)
+
+    def result(self, complete: bool) -> Result[FrequencyRow]:
+        """The rows so far, with what they were made with."""
+        return Result("frequencies", self._settings(), Provenance.now(), Records(self.rows), complete)

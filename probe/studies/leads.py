@@ -237,7 +237,7 @@ class Leads:
         made_with = self._settings() | made_by(self.loaded) | {"sha256": self._drawn.record().sha256}
         del made_with["detectors"], made_with["resamples"]  # the passes do not depend on them
         with self.store.opened(made_with):
-            window = self._kept("window", lambda: {_NLL: windowed_nll(self.loaded, self._drawn.ids).numpy()})[_NLL]
+            window = self.store.once("window", self._windowed)[_NLL]
             yield "contexts cut to the window"
             burn_in = self.loaded.window // 8
             known = _Judging(self, window)
@@ -252,21 +252,15 @@ class Leads:
                         reference = fit_reference(self.loaded, short, burn_in) if needed else ()
                     return self._measured(scheme, reference)
 
-                values = self._kept(scheme.spec, measured)
+                values = self.store.once(scheme.spec, measured)
                 if scheme.spec == ORIGIN:
                     known.calibrate(values)
                 if any(scheme.spec == one.spec for one in self.schemes):
                     self.rows.extend(known.rows(scheme.spec, values))
                 yield scheme.spec
 
-    def _kept(self, key: str, measure: Callable[[], dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-        """Arrays as they were kept, or measured now."""
-        found = self.store.take(key)
-        if found is None:
-            arrays = measure()
-            self.store.keep(key, {}, arrays)
-            return arrays
-        return found[1]
+    def _windowed(self) -> dict[str, NDArray[Any]]:
+        return {_NLL: windowed_nll(self.loaded, self._drawn.ids).numpy()}
 
     def _measured(self, scheme: Scheme, reference: Sequence[LayerReference]) -> dict[str, NDArray[Any]]:
         """Signals of a pass, [samples, layers, units, blocks], and its likelihood."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -99,6 +99,15 @@ class PieceStore(KeptFolder):
             return (json.loads(said[_ROW]), arrays) if said["key"] == key else None
         except (OSError, SafetensorError, KeyError, ValueError):
             return None
+
+    def once(self, key: str, measure: Callable[[], dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+        """Arrays as they were kept, or measured now and kept."""
+        found = self.take(key)
+        if found is not None:
+            return found[1]
+        arrays = measure()
+        self.keep(key, {}, arrays)
+        return arrays
 
     def keep(self, key: str, row: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
         """Write a piece, under another name first, so that one that can be read is whole."""

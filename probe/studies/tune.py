@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ from probe.schemes import ORIGIN, Scheme, make_scheme, parse_scheme, resolve_sch
 from probe.schemes.cut_out import largest_position
 from probe.seam.apply import check_scheme
 from probe.studies.causes import tail_nll, without_first
+from probe.studies.passes import made_by
+from probe.studies.pieces import PieceStore
 from probe.studies.short_keys import AMONG, MOVED, among_more, key_prompts, moved_away, short_length
 from probe.tasks.documents import document_batch
 from probe.tasks.intervals import wilson
@@ -35,6 +38,8 @@ from probe.tasks.scoring import draw_passkeys, passkey_answers
 SHARES = (0.125, 0.25, 0.5, 0.75)
 """Bands tried, as shares of the window."""
 
+OVER_BUDGET = "the budget was used up"
+_SCREEN, _CHECK = "screened", "checked"
 FINALISTS = 3
 """Candidates that are checked at the real length, beside the model as trained."""
 
@@ -114,6 +119,7 @@ class Tuning:
         finalists: candidates that are checked at the length, beside the model as trained; None for all, the whole grid.
         documents: texts.
         seed: draws keys and texts.
+        store: keeps the candidates that are done; what is taken from there counts nothing against a budget.
         rows: what is done.
     """
 
@@ -126,6 +132,7 @@ class Tuning:
     documents: int = 2
     seed: int = 0
     finalists: int | None = FINALISTS
+    store: PieceStore = field(default_factory=PieceStore)
     rows: list[TuneRow] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -169,6 +176,23 @@ class Tuning:
 
     def run(self) -> Iterator[str]:
         """Screen every candidate, then check the best."""
+        # Neither how long it may take nor how many are checked changes a candidate's numbers.
+        varied = ("budget", "finalists", "candidates", "proposed")
+        settings = {name: value for name, value in self._settings().items() if name not in varied}
+        with self.store.opened(settings | made_by(self.loaded)):
+            yield from self._run()
+
+    def _kept(self, key: str, measure: Callable[[], TuneRow]) -> TuneRow:
+        """A candidate as it was kept, or measured now; one that the budget left out is not kept."""
+        found = self.store.take(key)
+        if found is not None:
+            return TuneRow(**found[0])
+        row = measure()
+        if row.left_out != OVER_BUDGET and not (key.startswith(_CHECK) and row.correct is None):
+            self.store.keep(key, asdict(row), {})
+        return row
+
+    def _run(self) -> Iterator[str]:
         draw = np.random.default_rng((self.seed, self.length))
         self._moved, self._among = (
             key_prompts(self._tokenizer, self._short, self.screened, depths, draw) for depths in (MOVED, AMONG)
@@ -178,11 +202,11 @@ class Tuning:
         self._base = self._nll(trained, self._texts)
         self._alone = self._nll(trained, without_first(self.loaded, self._texts, self._short // 2))
         for scheme in self._candidates:
-            self.rows.append(self._screen(scheme))
+            self.rows.append(self._kept(f"{_SCREEN} {scheme.spec}", partial(self._screen, scheme)))
             yield f"{scheme.spec} screened"
         for row in self._finalists():
             at = self.rows.index(row)
-            self.rows[at] = self._check(row)
+            self.rows[at] = self._kept(f"{_CHECK} {row.scheme}", partial(self._check, row))
             yield f"{row.scheme} checked"
         self.rows.sort(key=_rank)
 
@@ -194,7 +218,7 @@ class Tuning:
         if woven and largest > window:
             return replace(row, left_out=f"its positions go up to {largest:g}, past the window of {window}")
         if began > self._until:
-            return replace(row, left_out="the budget was used up")
+            return replace(row, left_out=OVER_BUDGET)
         # Keys that lie past the window there lie past it here; the filler stands for all that is between.
         far, many = (stand_in(scheme, self._short, self.length) for stand_in in (moved_away, among_more))
         assert far is not None
@@ -246,16 +270,18 @@ class Tuning:
         checked = [row for row in self.rows if row.correct is not None]
         return min(checked, key=_rank) if checked else None
 
-    def result(self, complete: bool) -> Result[TuneRow]:
-        """The rows so far, with what they were made with."""
+    def _settings(self) -> dict[str, Any]:
         best = self.proposed
-        settings = {
+        return {
             "model": self.loaded.name, "window": self.loaded.window, "length": self.length, "budget": self.budget,
             "screened": self.screened, "checked": self.checked, "finalists": self.finalists,
             "documents": self.documents, "seed": self.seed,
             "short": self._short, "candidates": len(self._candidates), "proposed": best.scheme if best else None,
         }  # fmt: skip
-        return Result("tune", settings, Provenance.now(), Records(self.rows), complete)
+
+    def result(self, complete: bool) -> Result[TuneRow]:
+        """The rows so far, with what they were made with."""
+        return Result("tune", self._settings(), Provenance.now(), Records(self.rows), complete)
 
 
 @dataclass(frozen=True)
