@@ -22,6 +22,7 @@ from probe.studies.journal import Journal
 from probe.studies.leads import LeadRow, Leads
 from probe.studies.patching import Patching, PatchRow
 from probe.studies.pieces import PieceStore
+from probe.studies.positional import Positional, PositionalRow
 from probe.studies.run import Numbers, RunSettings, SchemesAsked, run_probe
 from probe.studies.scan import Scan, ScanRow
 from probe.studies.sweep import Sweep
@@ -490,6 +491,37 @@ class Model:
         """
         store = _store(keep)
         work = Leads(self.loaded, schemes, length, input, samples, seed, signals, detectors, resamples, store)
+        return _finished(work, progress)
+
+    def positional(
+        self,
+        schemes: SchemesAsked = ORIGIN,
+        *,
+        length: int | None = None,
+        input: str = "documents",
+        samples: int = 8,
+        seed: int = 0,
+        keep: str | Path | None = None,
+        progress: Progress | None = None,
+    ) -> Result[PositionalRow]:
+        """How much of the variance of every layer's output is position, inside the window and past it.
+
+        Args:
+            schemes: text, objects or both.
+            length: tokens of a text; default 4 windows, of long ones 2.
+            input: text, as `probe` takes it.
+            samples: texts, at least 3.
+            seed: of the texts.
+            keep: folder for what is measured; what is there is not measured again.
+            progress: told how far it is.
+
+        Returns:
+            A row per scheme, layer and side of M.
+
+        Raises:
+            ProbeError: too short a length, too few texts, or what does not fit.
+        """
+        work = Positional(self.loaded, schemes, length, input, samples, seed, _store(keep))
         return _finished(work, progress)
 
     def patch(

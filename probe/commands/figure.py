@@ -84,6 +84,18 @@ def _study(args: argparse.Namespace) -> None:
     print(*write([read(path) for path in args.files], args.folder), sep="\n")
 
 
+def _positional_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=options.path, metavar="FILE", help="what --out of 'probe positional' wrote")
+    _folder(parser)
+
+
+def _positional(args: argparse.Namespace) -> None:
+    from probe.figures.positional import write
+    from probe.results import read
+
+    print(write(read(args.file), args.folder, args.file.stem))
+
+
 _WORDS = {"folder": "DIR"}
 COMMAND = Group(
     "figure", "draw the pictures of the documentation, and the paper's figures by their numbers", "figure",
@@ -103,6 +115,10 @@ COMMAND = Group(
         Command(
             "study", "scans: the rise predicted inside the window and the rise measured", _study_options, _study,
             python="probe.figures.study.write(...)", words=_WORDS | {"files": "FILE"},
+        ),
+        Command(
+            "positional", "how much of the hidden vectors is position, by layer", _positional_options, _positional,
+            python="probe.figures.positional.write(...)", words=_WORDS,
         ),
         Command(
             "mesa", "the chunk-triangular matrix of Mesa for a real split, as mesa.svg", _mesa_options, _mesa,

@@ -23,6 +23,7 @@ from probe.commands import (
     models,
     patch,
     peers,
+    positional,
     report,
     run,
     runs,
@@ -40,7 +41,8 @@ from probe.commands.ending import exit_code, flags, stoppable
 
 COMMANDS: tuple[Command | Group, ...] = (
     run.COMMAND, eval.COMMAND, lm_eval.COMMAND, causes.COMMAND, tune.COMMAND, frequencies.COMMAND, scan.COMMAND,
-    leads.COMMAND, study.COMMAND, signals.COMMAND, patch.COMMAND, generate.COMMAND, serve.COMMAND, audit.COMMAND,
+    leads.COMMAND, study.COMMAND, signals.COMMAND, positional.COMMAND, patch.COMMAND, generate.COMMAND,
+    serve.COMMAND, audit.COMMAND,
     bench.COMMAND, peers.COMMAND, tables.COMMAND, report.COMMAND, runs.COMMAND, figure.COMMAND, models.COMMAND,
     schemes.COMMAND, choices.COMMAND, train.COMMAND, accept.COMMAND, app.COMMAND,
 )  # fmt: skip

@@ -364,6 +364,26 @@ def leads(result: Result[Any], json_only: bool) -> None:
         print(f"no interval: {why}")
 
 
+def positional(result: Result[Any], json_only: bool) -> None:
+    """A row per scheme and layer."""
+    from probe.studies.tables import POSITIONAL_TITLES, positional_cells
+
+    if json_only:
+        as_json(result.to_json())
+        return
+    chosen = result.settings
+    print(
+        f"model {chosen['model']}, window M = {chosen['window']}, {chosen['samples']} texts of {chosen['length']} "
+        f"tokens of {chosen['input']}, seed {chosen['seed']}\n"
+    )
+    cells = [dict(zip(POSITIONAL_TITLES, line, strict=True)) for line in positional_cells(list(result.rows))]
+    print(format_table(cells, POSITIONAL_TITLES))
+    print(
+        "\nshare of the variance of a layer's output [95% over texts]: position is what all texts share there, "
+        "text what a\ntext shares at all positions; the rest is what stands there"
+    )
+
+
 def _summary_table(results: Sequence[Mapping[str, Any]]) -> str:
     """Empty where no truth can be told."""
     from probe.studies.leads import lead_summaries

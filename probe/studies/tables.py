@@ -12,6 +12,7 @@ from probe.studies.causes import COPIES, GAP, KEYS, WHOLE, CauseRow
 from probe.studies.frequencies import FrequencyRow
 from probe.studies.leads import TRUTH, LeadRow, LeadSummary, lead_rows, lead_summaries
 from probe.studies.patching import PatchRow, recovered
+from probe.studies.positional import INSIDE, PAST, PositionalRow, positional_rows
 from probe.studies.predictors import RULES, CalibrationRow, StudyRow, summaries
 from probe.studies.scan import ScanRow
 from probe.studies.tune import TuneRow
@@ -348,3 +349,41 @@ def leads_markdown(result: Mapping[str, Any]) -> str:
     first = pipe_table(("scheme", "likelihood fails at"), truths, (False, True))
     second = pipe_table(SUMMARY_TITLES, lead_summary_cells(lead_summaries([result])), (False, False, *[True] * 6))
     return f"{caption}\n\n{first}\n\n{second}"
+
+
+POSITIONAL_TITLES = ("scheme", "layer", "position, inside", "position, past M", "text, inside", "text, past M")
+
+
+def positional_cells(rows: Sequence[PositionalRow]) -> list[list[str]]:
+    """A line per scheme and layer."""
+    found = {(row.scheme, row.layer, row.where): row for row in rows}
+
+    def share(row: PositionalRow) -> str:
+        return f"{row.share:.1%} [{row.low:.1%}, {row.high:.1%}]"
+
+    return [
+        [
+            scheme, str(layer), share(found[scheme, layer, INSIDE]), share(found[scheme, layer, PAST]),
+            f"{found[scheme, layer, INSIDE].text:.1%}", f"{found[scheme, layer, PAST].text:.1%}",
+        ]
+        for scheme, layer in dict.fromkeys((row.scheme, row.layer) for row in rows)
+    ]  # fmt: skip
+
+
+def positional_markdown(result: Mapping[str, Any]) -> str:
+    """A caption and a table: a row per scheme and layer.
+
+    Args:
+        result: as `Result.to_json` has it.
+
+    Raises:
+        ProbeError: it is no result of `probe positional`.
+    """
+    rows, chosen = positional_rows(result), result["settings"]
+    with _reading("positional"):
+        caption = (
+            f"`{chosen['model']}`, M = {chosen['window']}, {chosen['samples']} texts of {chosen['length']} tokens of "
+            f"`{chosen['input']}`, seed {chosen['seed']}"
+        )
+        lines = [[f"`{scheme}`", *rest] for scheme, *rest in positional_cells(rows)]
+    return f"{caption}\n\n{pipe_table(POSITIONAL_TITLES, lines, (False, *[True] * 5))}"
