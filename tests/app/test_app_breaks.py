@@ -255,3 +255,13 @@ def test_the_environment_names_the_runs_root_and_models(tmp_path):
     options = parse_options([], {"WEAVESCOPE_RUNS": str(tmp_path), "WEAVESCOPE_MODELS": "a:b"})
     assert (options.runs, options.models) == (tmp_path.resolve(), ("a", "b"))
     assert parse_options(["--model", "c"], {"WEAVESCOPE_MODELS": "a"}).models == ("c",)
+
+
+@pytest.mark.parametrize("page", [None, "where"])
+def test_a_run_judged_as_one_shows_single_dimensions(open_app, runs, probe_into, page):
+    """Its own detector has no dimensions to draw: the first that has is chosen, and no other is offered."""
+    probe_into(runs / "joint", detector="multivariate")
+    app = open_app(page=page)
+    assert not app.exception
+    [chosen] = [one for one in app.selectbox if one.label == "Detector"]
+    assert chosen.value == "range" and list(chosen.options) == ["range", "paper", "change"]
