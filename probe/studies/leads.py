@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -239,34 +240,31 @@ class Leads:
         with self.store.opened(made_with):
             window = self.store.once("window", self._windowed)[_NLL]
             yield "contexts cut to the window"
-            burn_in = self.loaded.window // 8
             known = _Judging(self, window)
-            reference: Sequence[LayerReference] | None = None
             for scheme in self._passes():
-
-                def measured(scheme: Scheme = scheme) -> dict[str, NDArray[Any]]:
-                    nonlocal reference
-                    if reference is None:
-                        short = self._drawn.ids[:, : self.loaded.window]
-                        needed = DISTANCE in (self.signals or ())
-                        reference = fit_reference(self.loaded, short, burn_in) if needed else ()
-                    return self._measured(scheme, reference)
-
-                values = self.store.once(scheme.spec, measured)
+                values = self.store.once(scheme.spec, partial(self._measured, scheme))
                 if scheme.spec == ORIGIN:
                     known.calibrate(values)
                 if any(scheme.spec == one.spec for one in self.schemes):
                     self.rows.extend(known.rows(scheme.spec, values))
                 yield scheme.spec
 
+    @cached_property
+    def _reference(self) -> Sequence[LayerReference]:
+        """What the distance goes by; fitted when a pass first needs it, since those that are kept do not."""
+        if DISTANCE not in (self.signals or ()):
+            return ()
+        window = self.loaded.window
+        return fit_reference(self.loaded, self._drawn.ids[:, :window], window // 8)
+
     def _windowed(self) -> dict[str, NDArray[Any]]:
         return {_NLL: windowed_nll(self.loaded, self._drawn.ids).numpy()}
 
-    def _measured(self, scheme: Scheme, reference: Sequence[LayerReference]) -> dict[str, NDArray[Any]]:
+    def _measured(self, scheme: Scheme) -> dict[str, NDArray[Any]]:
         """Signals of a pass, [samples, layers, units, blocks], and its likelihood."""
         made_of_hidden = any(isinstance(SIGNALS[name], PositionalSignal) for name in self.signals or ())
         names = tuple(dict.fromkeys((*(self.signals or ()), *([HIDDEN] if made_of_hidden else []))))
-        found = collect(self.loaded, scheme, self._drawn.ids, names, self.block, reference)
+        found = collect(self.loaded, scheme, self._drawn.ids, names, self.block, self._reference)
         return found.values | {_NLL: found.nll}
 
     def _settings(self) -> dict[str, Any]:
