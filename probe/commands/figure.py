@@ -96,6 +96,20 @@ def _positional(args: argparse.Namespace) -> None:
     print(write(read(args.file), args.folder, args.file.stem))
 
 
+def _leads_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", nargs="+", type=options.path, metavar="FILE", help="what --out of 'probe leads' wrote")
+    _folder(parser)
+
+
+def _leads(args: argparse.Namespace) -> None:
+    from probe.figures.leads import write
+    from probe.results import read
+    from probe.studies.leads import lead_summaries
+
+    results = [read(path) for path in args.files]
+    print(write(results, lead_summaries(results), args.folder))
+
+
 _WORDS = {"folder": "DIR"}
 COMMAND = Group(
     "figure", "draw the pictures of the documentation, and the paper's figures by their numbers", "figure",
@@ -115,6 +129,10 @@ COMMAND = Group(
         Command(
             "study", "scans: the rise predicted inside the window and the rise measured", _study_options, _study,
             python="probe.figures.study.write(...)", words=_WORDS | {"files": "FILE"},
+        ),
+        Command(
+            "leads", "which detectors speak at a failure, and which where nothing fails", _leads_options, _leads,
+            python="probe.figures.leads.write(...)", words=_WORDS | {"files": "FILE"},
         ),
         Command(
             "positional", "how much of the hidden vectors is position, by layer", _positional_options, _positional,

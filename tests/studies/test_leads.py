@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -224,3 +225,26 @@ def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "expected the JSON of probe leads, got that of probe scan" in capsys.readouterr().err
     with pytest.raises(FieldError):
         lead_rows({"rows": [{"nonsense": 1}]})
+
+
+def test_the_picture_has_a_point_where_it_belongs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        LeadRow("s", TRUTH, PAIRED, 200), LeadRow("s", "norm", "range", 100, lead=100), LeadRow("s", "hidden", "paper"),
+        LeadRow("t", TRUTH, PAIRED), LeadRow("t", "norm", "range"), LeadRow("t", "hidden", "paper", 5),
+    ]  # fmt: skip
+    made = {
+        "kind": "leads", "settings": {"model": "m", "window": 100}, "provenance": {}, "complete": True,
+        "rows": ws.Records(rows).to_json(),
+    }  # fmt: skip
+    path = tmp_path / "leads.json"
+    path.write_text(json.dumps(made))
+    assert main(["figure", "leads", str(path), str(tmp_path / "drawn")]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "drawn" / "leads.svg")
+    drawn = ElementTree.parse(tmp_path / "drawn" / "leads.svg")
+    points = [node for node in drawn.iter() if node.tag.endswith("circle") and len(node)]
+    assert [(float(node.get("cx")), float(node.get("cy"))) for node in points] == [(0.0, 0.0), (440.0, 440.0)]
+    assert points[0].get("fill") != "none" and points[1].get("fill") == "none"
+    assert "1 of 1 failures, 0 false alarms, median lead +1.00" in points[0][0].text
+    path.write_text(json.dumps(made | {"rows": made["rows"][:3]}))
+    assert main(["figure", "leads", str(path), str(tmp_path / "drawn")]) == 2
+    assert "in which something fails and something holds" in capsys.readouterr().err
