@@ -13,7 +13,7 @@ SIDE, LEFT, TOP, RIGHT = 440, 60, 60, 220
 """Pixels of the square, and around it."""
 COLOURS = {"range": "#0072B2", "paper": "#B00020", "change": "#009E73", "multivariate": "#CC79A7"}
 OTHER = "#8C6D1F"
-NAMED = 7
+NAMED = 4
 """Points with their signal's name beside them: those with the largest share of hits less that of false alarms."""
 
 
@@ -39,11 +39,11 @@ def leads_svg(summaries: Sequence[Any], said: str) -> str:
         colour = COLOURS.get(one.detector, OTHER)
         early = one.lead is not None and one.lead > 0
         lead = "never speaks at a failure" if one.lead is None else f"median lead {one.lead:+.2f} windows"
-        words = f"{one.signal}, {one.detector}: {one.hits} of {one.failing} failures, {one.false_alarms} false alarms, {lead}"
+        counts = f"{one.hits} of {one.failing} failures, {one.false_alarms} false alarms"
+        words = f"{one.signal}, {one.detector}: {counts}, {lead}"
         fill = f'fill="{colour}" fill-opacity="0.7"' if early else 'fill="none"'
-        parts.append(
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" {fill} stroke="{colour}"><title>{words}</title></circle>'
-        )
+        place = f'cx="{x:.1f}" cy="{y:.1f}" r="4.5"'
+        parts.append(f'<circle {place} {fill} stroke="{colour}"><title>{words}</title></circle>')
         if number < NAMED:
             parts.append(_name(x, y, f"{one.signal}, {one.detector}", colour, placed))
     for number, (name, colour) in enumerate(COLOURS.items()):
@@ -59,10 +59,10 @@ def leads_svg(summaries: Sequence[Any], said: str) -> str:
 def _name(x: float, y: float, said: str, colour: str, placed: list[tuple[float, float]]) -> str:
     """A point's name right of it, moved down where another one is."""
     at = y + 4
-    while any(abs(at - other) < 12 and abs(x - left) < 130 for left, other in placed):
+    while any(abs(at - other) < 12 and abs(x - left) < 170 for left, other in placed):
         at += 12
     placed.append((x, at))
-    return text(x + 8, at, said, font_size="10.5", fill=colour)
+    return text(x + 8, at, said, font_size="11", fill=colour, stroke="#fff", stroke_width="3", paint_order="stroke")
 
 
 def _axes() -> list[str]:

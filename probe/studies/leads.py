@@ -110,7 +110,7 @@ class Found:
         both = np.isfinite(self.drawn) & np.isfinite(truth.drawn)
         if not both.any():
             return told
-        low, high = np.quantile((truth.drawn - self.drawn)[both], (0.025, 0.975))
+        low, high = np.quantile(truth.drawn[both] - self.drawn[both], (0.025, 0.975))
         return told | {"lead_low": round(float(low)), "lead_high": round(float(high))}
 
 
