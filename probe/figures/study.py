@@ -122,7 +122,9 @@ def calibration_svg(rows: Sequence[Mapping[str, Any]]) -> str:
             place = f'cx="{x:.1f}" cy="{SIDE - at(row["share"]):.1f}" r="{2 + math.log10(row["pairs"]):.1f}"'
             parts.append(f'<circle {place} fill="{colour}"><title>{words}</title></circle>')
         parts.append(f'<circle cx="{SIDE + 18}" cy="{10 + 18 * number}" r="4" fill="{colour}"/>')
-        parts.append(text(SIDE + 28, 14 + 18 * number, score, font_size="11"))
+        kind = str(mine[0]["kind"])
+        said = score if kind in score else f"{score}, {kind}"
+        parts.append(text(SIDE + 28, 14 + 18 * number, said, font_size="11"))
     return page(LEFT + SIDE + RIGHT, TOP + SIDE + 36, "Calibration of predicted failures", [*parts, "</g>"])
 
 
