@@ -28,6 +28,7 @@ def leads_svg(summaries: Sequence[Any], said: str) -> str:
     Raises:
         ProbeError: nothing fails, or nothing holds, so that there is no share.
     """
+    summaries = [one for one in summaries if one.detector]  # not what is chosen of them
     if not summaries or not summaries[0].failing or summaries[0].pairs == summaries[0].failing:
         raise ProbeError("expected results of probe leads in which something fails and something holds")
     parts = [text(LEFT, 20, f"who speaks at a failure, and who where nothing fails: {said}")]

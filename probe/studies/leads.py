@@ -409,8 +409,12 @@ class LeadSummary:
     surely_early: int | None
 
 
+CHOSEN = "chosen on the others"
+
+
 def lead_summaries(results: Sequence[Mapping[str, Any]]) -> list[LeadSummary]:
-    """One per signal and detector, those with the largest share of hits less that of false alarms first.
+    """One per signal and detector, those with the largest share of hits less that of false alarms first; before them,
+    of several models, what is the first on all *other* models, each time, judged on the model that had no say.
 
     Args:
         results: of `probe leads`, as `Result.to_json` has them.
@@ -418,15 +422,35 @@ def lead_summaries(results: Sequence[Mapping[str, Any]]) -> list[LeadSummary]:
     Raises:
         ProbeError: one of them is something else.
     """
-    told: dict[tuple[str, str], list[tuple[LeadRow, LeadRow, int]]] = {}
+    told = _told(results)
+    found = sorted((_summary(signal, detector, mine) for (signal, detector), mine in told.items()), key=_order)
+    return [*_chosen(results), *found]
+
+
+def _chosen(results: Sequence[Mapping[str, Any]]) -> list[LeadSummary]:
+    models, judged = dict.fromkeys(str(result["settings"]["model"]) for result in results), list[Judged]()
+    for model in models if len(models) > 1 else ():
+        mine, others = ([one for one in results if (one["settings"]["model"] == model) is own] for own in (True, False))
+        ranked = sorted(((_order(_summary(*key, rows)), key) for key, rows in _told(others).items()))
+        if ranked:
+            judged += _told(mine).get(ranked[0][1], [])
+    return [_summary(CHOSEN, "", judged)] if judged else []
+
+
+Judged = tuple[LeadRow, LeadRow, int]
+"""What a detector says, the truth, and the window."""
+
+
+def _told(results: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], list[Judged]]:
+    """By signal and detector, what is said wherever the truth can be told."""
+    told: dict[tuple[str, str], list[Judged]] = {}
     for result in results:
         rows, window = lead_rows(result), int(result["settings"]["window"])
         truths = {row.scheme: row for row in rows if row.signal == TRUTH and row.untold is None}
         for row in rows:
             if row.signal != TRUTH and row.scheme in truths:
                 told.setdefault((row.signal, row.detector), []).append((row, truths[row.scheme], window))
-    found = [_summary(signal, detector, mine) for (signal, detector), mine in told.items()]
-    return sorted(found, key=_order)
+    return told
 
 
 def lead_rows(result: Mapping[str, Any]) -> list[LeadRow]:
@@ -446,7 +470,7 @@ def _order(one: LeadSummary) -> float:
     return one.false_alarms / max(1, holding) - one.hits / max(1, one.failing)
 
 
-def _summary(signal: str, detector: str, mine: Sequence[tuple[LeadRow, LeadRow, int]]) -> LeadSummary:
+def _summary(signal: str, detector: str, mine: Sequence[Judged]) -> LeadSummary:
     failing = [(row, truth, window) for row, truth, window in mine if truth.position is not None]
     hits = [(row, truth, window) for row, truth, window in failing if row.lead is not None]
     leads = [(row.lead or 0) / window for row, _, window in hits]

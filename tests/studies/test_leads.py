@@ -17,7 +17,7 @@ from probe.errors import FieldError, ProbeError
 from probe.models.load import LoadedModel, load_model
 from probe.models.random import bench_model
 from probe.schemes import ORIGIN
-from probe.studies.leads import DIMS, PAIRED, TRUTH, Found, LeadRow, Leads, _filled, lead_rows, lead_summaries
+from probe.studies.leads import CHOSEN, DIMS, PAIRED, TRUTH, Found, LeadRow, Leads, _filled, lead_rows, lead_summaries
 from probe.studies.pieces import PieceStore
 from probe.tasks.encoding import first_token
 from probe.tasks.inputs import draw_input
@@ -147,7 +147,8 @@ def test_summaries_count_by_hand() -> None:
         result("b", LeadRow("s", TRUTH, PAIRED, 150), LeadRow("s", "norm", "range", 150, lead=0, lead_low=0),
                LeadRow("t", TRUTH, PAIRED, 150), LeadRow("t", "norm", "range")),
     ])  # fmt: skip
-    [one] = found
+    chosen, one = found
+    assert (chosen.signal, chosen.pairs, chosen.hits) == (CHOSEN, 4, 2)  # there is but one to choose
     assert (one.pairs, one.failing, one.hits, one.false_alarms, one.early) == (4, 3, 2, 1, 2)
     assert one.lead == 0.5 and one.octaves == 0.5 and one.surely_early == 1
 
@@ -248,3 +249,24 @@ def test_the_picture_has_a_point_where_it_belongs(tmp_path: Path, capsys: pytest
     path.write_text(json.dumps(made | {"rows": made["rows"][:3]}))
     assert main(["figure", "leads", str(path), str(tmp_path / "drawn")]) == 2
     assert "in which something fails and something holds" in capsys.readouterr().err
+
+
+def test_what_is_chosen_has_no_say_in_its_own_judgement() -> None:
+    """Right on two models and wrong on the third, where the other signal is right: each model is judged by what the
+    other two say.
+    """
+
+    def result(model: str, good: str, bad: str) -> dict[str, object]:
+        rows = [
+            LeadRow("s", TRUTH, PAIRED, 200), LeadRow("s", good, "range", 200, lead=0), LeadRow("s", bad, "range"),
+            LeadRow("t", TRUTH, PAIRED), LeadRow("t", good, "range"), LeadRow("t", bad, "range", 5),
+        ]  # fmt: skip
+        return {"rows": ws.Records(rows).to_json(), "settings": {"model": model, "window": 100}}
+
+    chosen = lead_summaries(
+        [result("a", "norm", "hidden"), result("b", "norm", "hidden"), result("c", "hidden", "norm")]
+    )[0]
+    assert (chosen.signal, chosen.pairs, chosen.failing) == (CHOSEN, 6, 3)
+    # On c the others choose norm, which is wrong there twice; on a and b the two others are of two minds.
+    assert chosen.hits <= 2 and chosen.false_alarms >= 1
+    assert lead_summaries([result("a", "norm", "hidden")])[0].signal != CHOSEN
