@@ -263,9 +263,8 @@ def test_what_is_chosen_has_no_say_in_its_own_judgement() -> None:
         ]  # fmt: skip
         return {"rows": ws.Records(rows).to_json(), "settings": {"model": model, "window": 100}}
 
-    chosen = lead_summaries(
-        [result("a", "norm", "hidden"), result("b", "norm", "hidden"), result("c", "hidden", "norm")]
-    )[0]
+    three = [result("a", "norm", "hidden"), result("b", "norm", "hidden"), result("c", "hidden", "norm")]
+    chosen = lead_summaries(three)[0]
     assert (chosen.signal, chosen.pairs, chosen.failing) == (CHOSEN, 6, 3)
     # On c the others choose norm, which is wrong there twice; on a and b the two others are of two minds.
     assert chosen.hits <= 2 and chosen.false_alarms >= 1
