@@ -23,9 +23,7 @@ Stopped, one with --keep goes on where it was when it is called again; other det
 def _options(parser: argparse.ArgumentParser) -> None:
     options.add_model(parser)
     options.add_scheme(parser, "origin")
-    parser.add_argument("--length", type=int, help="tokens of a text (default: 4 windows, of long ones 2)")
-    parser.add_argument("--input", default="documents", help="text, as 'probe run' takes it (default: documents)")
-    options.add_samples(parser, 8, "texts")
+    options.add_texts(parser, 8)
     parser.add_argument("--signals", help="names, separated by commas; see 'probe signals' (default: all but nll)")
     parser.add_argument("--detectors", help="names, separated by commas (default: all)")
     parser.add_argument(

@@ -98,6 +98,13 @@ def add_repeats(parser: Adder, default: int) -> None:
     )
 
 
+def add_texts(parser: Adder, samples: int) -> None:
+    """`--length`, `--input`, `--samples`: texts that are read whole."""
+    parser.add_argument("--length", type=int, help="tokens of a text (default: 4 windows, of long ones 2)")
+    parser.add_argument("--input", default="documents", help="text, as 'probe run' takes it (default: documents)")
+    add_samples(parser, samples, "texts")
+
+
 def add_keep(parser: Adder) -> None:
     """`--keep DIR`: what is measured stays there, and is not measured again."""
     parser.add_argument(

@@ -17,9 +17,7 @@ examples:
 def _options(parser: argparse.ArgumentParser) -> None:
     options.add_model(parser)
     options.add_scheme(parser, "origin")
-    parser.add_argument("--length", type=int, help="tokens of a text (default: 4 windows, of long ones 2)")
-    parser.add_argument("--input", default="documents", help="text, as 'probe run' takes it (default: documents)")
-    options.add_samples(parser, 8, "texts")
+    options.add_texts(parser, 8)
     options.add_seed(parser, "of the texts")
     options.add_keep(parser)
     options.add_output(parser)

@@ -8,11 +8,13 @@ from typing import Any
 
 from probe.errors import ProbeError
 from probe.figures.run import page, text
+from probe.figures.study import unit_axes
 
 SIDE, LEFT, TOP, RIGHT = 440, 60, 60, 220
 """Pixels of the square, and around it."""
 COLOURS = {"range": "#0072B2", "paper": "#B00020", "change": "#009E73", "multivariate": "#CC79A7"}
 OTHER = "#8C6D1F"
+TITLES = "false alarms, of those that hold", "failures at which it speaks"
 NAMED = 4
 """Points with their signal's name beside them: those with the largest share of hits less that of false alarms."""
 
@@ -32,7 +34,7 @@ def leads_svg(summaries: Sequence[Any], said: str) -> str:
     if not summaries or not summaries[0].failing or summaries[0].pairs == summaries[0].failing:
         raise ProbeError("expected results of probe leads in which something fails and something holds")
     parts = [text(LEFT, 20, f"who speaks at a failure, and who where nothing fails: {said}")]
-    parts += [f'<g transform="translate({LEFT},{TOP - 20})">', *_axes()]
+    parts += [f'<g transform="translate({LEFT},{TOP - 20})">', *unit_axes(SIDE, *TITLES, "3 3")]
     placed: list[tuple[float, float]] = []
     for number, one in enumerate(summaries):
         x = SIDE * one.false_alarms / (one.pairs - one.failing)
@@ -64,20 +66,6 @@ def _name(x: float, y: float, said: str, colour: str, placed: list[tuple[float, 
         at += 12
     placed.append((x, at))
     return text(x + 8, at, said, font_size="11", fill=colour, stroke="#fff", stroke_width="3", paint_order="stroke")
-
-
-def _axes() -> list[str]:
-    parts = [f'<rect width="{SIDE}" height="{SIDE}" fill="none" stroke="#ccc"/>']
-    for n in range(6):
-        at = SIDE * n / 5
-        parts.append(f'<path d="M{at:.1f} 0V{SIDE}M0 {SIDE - at:.1f}H{SIDE}" stroke="#eee"/>')
-        parts.append(text(at, SIDE + 16, f"{n * 20}%", text_anchor="middle", font_size="11"))
-        parts.append(text(-6, SIDE - at + 4, f"{n * 20}%", text_anchor="end", font_size="11"))
-    parts.append(f'<path d="M0 {SIDE}L{SIDE} 0" stroke="#bbb" stroke-dasharray="3 3"/>')
-    parts.append(text(SIDE / 2, SIDE + 36, "false alarms, of those that hold", text_anchor="middle"))
-    turned = f"rotate(-90 -42 {SIDE / 2})"
-    parts.append(text(-42, SIDE / 2, "failures at which it speaks", text_anchor="middle", transform=turned))
-    return parts
 
 
 def write(results: Sequence[Mapping[str, Any]], summaries: Sequence[Any], folder: Path) -> Path:

@@ -109,7 +109,7 @@ def calibration_svg(rows: Sequence[Mapping[str, Any]]) -> str:
         return SIDE * share
 
     parts = [text(LEFT, 18, "probability of failure said by the other models, and what failed [95%]")]
-    parts += [f'<g transform="translate({LEFT},{TOP - 20})">', *_unit_axes(at)]
+    parts += [f'<g transform="translate({LEFT},{TOP - 20})">', *unit_axes(SIDE, "said", "failed")]
     for number, score in enumerate(scores):
         colour = CURVES[number % len(CURVES)]
         mine = [row for row in rows if row["score"] == score]
@@ -128,17 +128,18 @@ def calibration_svg(rows: Sequence[Mapping[str, Any]]) -> str:
     return page(LEFT + SIDE + RIGHT, TOP + SIDE + 36, "Calibration of predicted failures", [*parts, "</g>"])
 
 
-def _unit_axes(at: Any) -> list[str]:
-    parts = [f'<rect width="{SIDE}" height="{SIDE}" fill="none" stroke="#ccc"/>']
+def unit_axes(side: float, across: str, up: str, diagonal: str = "") -> list[str]:
+    """A square of two shares, 0 to 100%, with its diagonal and what each side is."""
+    parts = [f'<rect width="{side}" height="{side}" fill="none" stroke="#ccc"/>']
     for n in range(6):
-        x = at(n / 5)
-        parts.append(f'<path d="M{x:.1f} 0V{SIDE}M0 {SIDE - x:.1f}H{SIDE}" stroke="#eee"/>')
-        parts.append(text(x, SIDE + 16, f"{n * 20}%", text_anchor="middle", font_size="11"))
-        parts.append(text(-6, SIDE - x + 4, f"{n * 20}%", text_anchor="end", font_size="11"))
-    parts.append(f'<path d="M0 {SIDE}L{SIDE} 0" stroke="#999"/>')
-    parts.append(text(SIDE / 2, SIDE + 36, "said", text_anchor="middle"))
-    turned = f"rotate(-90 -38 {SIDE / 2})"
-    parts.append(text(-38, SIDE / 2, "failed", text_anchor="middle", transform=turned))
+        at = side * n / 5
+        parts.append(f'<path d="M{at:.1f} 0V{side}M0 {side - at:.1f}H{side}" stroke="#eee"/>')
+        parts.append(text(at, side + 16, f"{n * 20}%", text_anchor="middle", font_size="11"))
+        parts.append(text(-6, side - at + 4, f"{n * 20}%", text_anchor="end", font_size="11"))
+    parts.append(f'<path d="M0 {side}L{side} 0" stroke="#aaa" stroke-dasharray="{diagonal}"/>')
+    parts.append(text(side / 2, side + 36, across, text_anchor="middle"))
+    turned = f"rotate(-90 -42 {side / 2})"
+    parts.append(text(-42, side / 2, up, text_anchor="middle", transform=turned))
     return parts
 
 
