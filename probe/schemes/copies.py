@@ -15,7 +15,7 @@ from typing_extensions import override
 from constructions.weave import Part, Positions, Tensor, Weave, WeaveError
 from probe.errors import FieldError
 from probe.schemes.cut_out import Cut, Stretched, Tempered
-from probe.schemes.frequencies import Frequencies
+from probe.schemes.frequencies import EVERYWHERE
 from probe.schemes.scheme import Extent, Scale, Scheme
 from probe.schemes.visibility import Visibility
 
@@ -81,7 +81,7 @@ def with_copies(scheme: Scheme, at: int, copies: int) -> Scheme | None:
     return replace(
         scheme,
         spec=f"{scheme.spec} with {copies} of {at}",
-        frequencies=as_trained if type(as_trained) is Frequencies else Stretched(as_trained, more.gap),
+        frequencies=as_trained if type(as_trained) in EVERYWHERE else Stretched(as_trained, more.gap),
         weave=of,
         scale=plain if type(plain) is Scale else Tempered(plain, more),
     )

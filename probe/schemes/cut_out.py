@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from constructions.weave import Clamp, Linear, Part, Positions, Tensor, Weave
 from probe.errors import FieldError
-from probe.schemes.frequencies import Apart, Frequencies
+from probe.schemes.frequencies import EVERYWHERE, Apart, Frequencies
 from probe.schemes.scheme import Extent, Scale, Scheme
 from probe.schemes.visibility import Interval, Visibility
 
@@ -174,7 +174,7 @@ def without_middle(scheme: Scheme, at: int, gap: int) -> Scheme:
     return replace(
         scheme,
         spec=f"{scheme.spec} without {gap} before {at}",
-        frequencies=as_trained if type(as_trained) is Frequencies else Stretched(as_trained, gap),
+        frequencies=as_trained if type(as_trained) in EVERYWHERE else Stretched(as_trained, gap),
         weave=lambda extent: CutOut(scheme.weave_at(*longer(extent)), cut),
         visibility=lambda extent: _Seen(scheme.visibility_at(*longer(extent)), cut),
         scale=plain if type(plain) is Scale else Tempered(plain, cut),

@@ -97,6 +97,10 @@ class Unrotated(Frequencies):
         return torch.zeros(rotary_dim // 2, dtype=torch.float64)
 
 
+EVERYWHERE = (Frequencies, Unrotated)
+"""Those that fit models without rotary frequencies too, and that no length changes."""
+
+
 def _base_change(rotary_dim: int, ratio: float) -> Tensor:
     """Factors that turn base b into b * ratio: frequency j is b^(-2j/D)."""
     import torch

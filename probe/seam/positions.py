@@ -18,7 +18,7 @@ from typing_extensions import override
 from probe.attention.encoding import Alibi, Encoding
 from probe.attention.rotary import Rotary
 from probe.errors import ProbeError
-from probe.schemes.frequencies import Frequencies, Unrotated
+from probe.schemes.frequencies import EVERYWHERE, Unrotated
 from probe.schemes.scheme import Scheme
 
 
@@ -113,7 +113,7 @@ def check_fits(scheme: Scheme, layers: Iterable[PositionEncoding], model_type: s
         ProbeError: the scheme changes frequencies, and no layer has any.
     """
     found = dict.fromkeys(positions.name for positions in layers)
-    if Rope.name in found or type(scheme.frequencies) in (Frequencies, Unrotated):
+    if Rope.name in found or type(scheme.frequencies) in EVERYWHERE:
         return
     how = f"positions enter as {Bias.name}" if Bias.name in found else "no positions enter its scores"
     raise ProbeError(

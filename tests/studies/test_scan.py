@@ -265,3 +265,11 @@ def test_pass_keys_of_a_pair_are_those_of_eval(rope: LoadedModel, tmp_path: Path
     assert again.rows == work.rows
     with pytest.raises(FieldError, match="keys: expected at least 0, got -1"):
         Scan(rope, "origin", [1024], keys=-1)
+
+
+@pytest.mark.parametrize("model", ["alibi-256", "nope-256", "rope-b1e3"])
+def test_every_scheme_that_fits_a_model_is_scanned_by_default(model: str) -> None:
+    """`nope` among them, which fits models without rotary frequencies too."""
+    work = Scan(load_model(model), None, [288], samples=1, signals=("norm",))
+    list(work.run())
+    assert len(work.rows) == work.total == len(work.schemes) and "nope" in {row.scheme for row in work.rows}
