@@ -33,8 +33,8 @@ def kinds() -> dict[str, Markdown]:
 
     return {
         "audit": tasks.audit_markdown, "bench": bench.markdown, "causes": studies.causes_markdown,
-        "eval": tasks.markdown, "frequencies": studies.frequencies_markdown, "patch": studies.patch_markdown,
-        "leads": studies.leads_markdown, "peers": peers.markdown, "positional": studies.positional_markdown,
+        "eval": tasks.markdown, "frequencies": studies.frequencies_markdown, "leads": studies.leads_markdown,
+        "patch": studies.patch_markdown, "peers": peers.markdown, "positional": studies.positional_markdown,
         "scan": studies.scan_markdown, "study": studies.study_markdown, "tune": studies.tune_markdown,
     }  # fmt: skip
 

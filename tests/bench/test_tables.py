@@ -64,8 +64,8 @@ def test_a_result_is_a_caption_and_a_table(tmp_path: Path, capsys: pytest.Captur
         (json.dumps(RESULT | {"rows": []}), 'expected a benchmark result with "rows", got none'),
         (
             json.dumps(RESULT | {"kind": "soup"}),
-            "unknown kind of result 'soup'; known: audit, bench, causes, eval, frequencies, patch, peers, scan, study, "
-            "tune",
+            "unknown kind of result 'soup'; known: audit, bench, causes, eval, frequencies, leads, patch, peers, "
+            "positional, scan, study, tune",
         ),
     ],
 )

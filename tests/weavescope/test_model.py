@@ -111,7 +111,10 @@ def test_bad_settings_are_answered_in_the_words_of_python(tiny: ws.Model) -> Non
         ({"dims": []}, "dims: expected at least one, got none"),
         ({"length": 1}, "length: expected at least 2"),
         ({"burn_in": 63}, "burn_in: expected at most 62"),
-        ({"detector": "rang"}, "unknown detector 'rang'; known: range, paper; did you mean range"),
+        (
+            {"detector": "rang"},
+            "unknown detector 'rang'; known: range, paper, change, multivariate; did you mean range",
+        ),
         ({"chunk_batch": 0}, "expected auto or an integer >= 1, got 0"),
     ):
         with pytest.raises(ws.ProbeError, match=said):
