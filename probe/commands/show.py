@@ -442,13 +442,13 @@ def tuning(result: Result[Any], json_only: bool) -> None:
     chosen, rows = result.settings, list(result.rows)
     print(
         f"model {chosen['model']}, window M = {chosen['window']}, for {chosen['length']} tokens; screened with "
-        f"{chosen['screened']} prompts of {chosen['short']} tokens, seed {chosen['seed']}\n"
+        f"up to {chosen['screened']} prompts of {chosen['short']} tokens, seed {chosen['seed']}\n"
     )
     shown = [row for row in rows if row.left_out is None]
     cells = [
         {
-            "scheme": row.scheme, "keys, predicted": f"{row.keys:.0%}", "answer, nats": f"{row.answer:.2f}",
-            "rise, predicted": f"{row.rise:.2f}",
+            "scheme": row.scheme, "prompts": row.screened, "keys, predicted": f"{row.keys:.0%}",
+            "answer, nats": f"{row.answer:.2f}", "rise, predicted": f"{row.rise:.2f}",
             "keys found": "not checked" if row.correct is None
             else f"{row.correct} of {row.total} [{row.low:.0%}, {row.high:.0%}]",
             "nats per token": "not checked" if row.nll is None else f"{row.nll:.2f}",
@@ -463,7 +463,8 @@ def tuning(result: Result[Any], json_only: bool) -> None:
             print(f"left out: {row.scheme}: {row.left_out}")
     print(
         "\npredicted: from prompts inside the window, the key moved away as far as at that length, or the filler "
-        "counted as often;\nkeys found, nats per token: at that length, 95% intervals"
+        "counted as often;\nkeys found, nats per token: at that length, 95% intervals; all keys were asked of what is "
+        "proposed, a few\nof those that it beat by them"
     )
     _against(rows)
     if chosen["proposed"] is None:
@@ -485,8 +486,8 @@ def _against(rows: Sequence[Any]) -> None:
         print(
             f"\nthe whole grid was checked: its best finds {found.best_keys:.0%} of the keys at {found.best_nll:.2f} "
             "nats;\n"
-            f"of the {found.finalists} that screening puts first the best finds {found.keys:.0%} at {found.nll:.2f}, "
-            f"and screening all and checking those takes {found.cost:.0%} of the grid's time"
+            f"of the {found.finalists} that screening puts first the one proposed finds {found.keys:.0%} at "
+            f"{found.nll:.2f}, and finding it takes {found.cost:.0%} of the grid's time"
         )
 
 

@@ -267,18 +267,18 @@ def tune_markdown(result: Mapping[str, Any]) -> str:
         rows, chosen = [TuneRow(**row) for row in result["rows"]], result["settings"]
         caption = (
             f"`{chosen['model']}`, M = {chosen['window']}, for {chosen['length']} tokens: use `{chosen['proposed']}`; "
-            f"screened with {chosen['screened']} prompts of {chosen['short']} tokens, seed {chosen['seed']}"
+            f"screened with up to {chosen['screened']} prompts of {chosen['short']} tokens, seed {chosen['seed']}"
         )
     lines = [
         [
-            f"`{row.scheme}`", f"{row.keys:.0%}", f"{row.answer or 0:.2f}", f"{row.rise or 0:.2f}",
-            "not checked" if row.correct is None else f"{row.correct} of {row.total}",
+            f"`{row.scheme}`", str(row.screened or chosen["screened"]), f"{row.keys:.0%}", f"{row.answer or 0:.2f}",
+            f"{row.rise or 0:.2f}", "not checked" if row.correct is None else f"{row.correct} of {row.total}",
             "not checked" if row.nll is None else f"{row.nll:.2f}",
         ]
         for row in rows if row.keys is not None
     ]  # fmt: skip
-    titles = ("scheme", "keys, predicted", "answer, nats", "rise, predicted", "keys found", "nats per token")
-    return f"{caption}\n\n{pipe_table(titles, lines, (False, True, True, True, True, True))}"
+    titles = ("scheme", "prompts", "keys, predicted", "answer, nats", "rise, predicted", "keys found", "nats per token")
+    return f"{caption}\n\n{pipe_table(titles, lines, (False, *[True] * 6))}"
 
 
 LEAD_TITLES = ("signal", "detector", "fails at", "lead, tokens")

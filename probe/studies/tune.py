@@ -3,15 +3,17 @@
 Every candidate is screened from inside the window: a short pass-key prompt whose key is moved away in position as far
 as it would lie in the long input, one whose filler counts as often as there would be keys, and a short text under both.
 None of it runs the long input. Weaves whose positions go past the trained window at that length are left out before
-anything runs: the theory's horizon. The best are then checked at the real length, on a few prompts, and the winner is
-proposed with its evidence.
+anything runs: the theory's horizon. A third of the prompts decides which candidates get them all, and a quarter of the
+checks at the real length which of the best gets them all: what leads only by the few is checked in full before it is
+proposed, with its evidence. (Successive halving, Jamieson and Talwalkar 2016, https://arxiv.org/abs/1502.07943, in two
+steps each.)
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -39,9 +41,13 @@ SHARES = (0.125, 0.25, 0.5, 0.75)
 """Bands tried, as shares of the window."""
 
 OVER_BUDGET = "the budget was used up"
-_SCREEN, _CHECK = "screened", "checked"
+_TRY, _SCREEN, _BEGIN, _CHECK = "tried", "screened", "begun", "checked"
 FINALISTS = 3
 """Candidates that are checked at the real length, beside the model as trained."""
+_TRIED, _BEGUN = 3, 4
+"""A third of the prompts is tried first, a quarter of the checks is begun with."""
+_GO_ON = 2
+"""Twice as many as the finalists get all prompts."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,7 @@ class TuneRow:
     Attributes:
         scheme: its text.
         largest: the largest relative position that it uses at the length.
+        screened: prompts per experiment that it was screened with: all, or the third that is tried first.
         keys: predicted pass keys found, the worse of moved away and among more keys, 0 to 1; None where it was not
             screened.
         answer: predicted nats per token of the right answer, the worse of both.
@@ -60,13 +67,19 @@ class TuneRow:
         low: lower end of that share's 95% interval (Wilson).
         high: upper end.
         nll: nats per token at the length, over as many last tokens as a quarter of the window.
+        texts: of so many texts.
+        first_correct: pass keys found among those that its check began with.
+        first_total: of so many.
+        first_nll: nats per token of the texts that it began with.
         screening: seconds that it took to be screened.
-        checking: seconds that it took to be checked.
+        beginning: seconds that the first checks took.
+        checking: seconds that all its checks took, those included.
         left_out: why it was not screened; None where it was.
     """
 
     scheme: str
     largest: float
+    screened: int = 0
     keys: float | None = None
     answer: float | None = None
     rise: float | None = None
@@ -75,7 +88,12 @@ class TuneRow:
     low: float | None = None
     high: float | None = None
     nll: float | None = None
+    texts: int = 0
+    first_correct: int | None = None
+    first_total: int | None = None
+    first_nll: float | None = None
     screening: float = 0.0
+    beginning: float = 0.0
     checking: float = 0.0
     left_out: str | None = None
 
@@ -101,6 +119,48 @@ def _group(window: int, length: int, width: int) -> int:
     while (length - 1) // group + width - width // group >= window and group < length:
         group += 1
     return group
+
+
+def _spread(count: int, share: int) -> range:
+    """One in `share` of so many, evenly spread; at least one."""
+    return range(min(share // 2, count - 1), count, share)
+
+
+@dataclass(frozen=True)
+class _Shorts:
+    """What a candidate is screened with: prompts whose key is moved away, prompts whose filler counts often, texts, and
+    the texts' NLL under the trained model, whole (`base`) and without their first half (`alone`).
+    """
+
+    moved: list[PasskeySample]
+    among: list[PasskeySample]
+    texts: Tensor
+    base: Tensor
+    alone: Tensor
+
+    @classmethod
+    def drawn(cls, work: Tuning) -> _Shorts:
+        """All of them."""
+        loaded, short = work.loaded, work._short
+        draw = np.random.default_rng((work.seed, work.length))
+        moved, among = (key_prompts(work._tokenizer, short, work.screened, depths, draw) for depths in (MOVED, AMONG))
+        texts = document_batch(loaded, short, work.documents, work.seed)
+        trained = make_scheme(ORIGIN, loaded.window)
+        base, alone = (work._nll(trained, ids) for ids in (texts, without_first(loaded, texts, short // 2)))
+        return cls(moved, among, texts, base, alone)
+
+    @property
+    def count(self) -> int:
+        """Prompts per experiment."""
+        return len(self.moved)
+
+    def few(self) -> _Shorts:
+        """A third of them, spread over the depths."""
+        places, texts = _spread(self.count, _TRIED), max(1, len(self.texts) // _TRIED)
+        return _Shorts(
+            [self.moved[at] for at in places], [self.among[at] for at in places],
+            self.texts[:texts], self.base[:texts], self.alone[:texts],
+        )  # fmt: skip
 
 
 @dataclass
@@ -172,7 +232,13 @@ class Tuning:
     @property
     def total(self) -> int:
         """Steps that there will be, about."""
-        return len(self._candidates) + (len(self._candidates) if self.finalists is None else self.finalists + 1)
+        count, going_on = len(self._candidates), self._going_on()
+        begun = count if self.finalists is None else min(count, self.finalists + 1)
+        return count + (going_on if going_on < count else 0) + begun + (count if self.finalists is None else 1)
+
+    def _going_on(self) -> int:
+        """Candidates that are screened with all prompts."""
+        return min(len(self._candidates), _GO_ON * (self.finalists or FINALISTS))
 
     def run(self) -> Iterator[str]:
         """Screen every candidate, then check the best."""
@@ -180,45 +246,51 @@ class Tuning:
         varied = ("budget", "finalists", "candidates", "proposed")
         settings = {name: value for name, value in self._settings().items() if name not in varied}
         with self.store.opened(settings | made_by(self.loaded)):
-            yield from self._run()
+            yield from self._screened()
+            yield from self._checked()
+        self.rows = _ordered(self.rows)
 
-    def _kept(self, key: str, measure: Callable[[], TuneRow]) -> TuneRow:
-        """A candidate as it was kept, or measured now; one that the budget left out is not kept."""
+    def _kept(self, step: str, row: TuneRow, measure: Callable[[TuneRow], TuneRow]) -> TuneRow:
+        """A candidate after a step as it was kept, or measured now; one that the budget stopped is not kept."""
+        key = f"{step} {row.scheme}"
         found = self.store.take(key)
         if found is not None:
             return TuneRow(**found[0])
-        row = measure()
-        if row.left_out != OVER_BUDGET and not (key.startswith(_CHECK) and row.correct is None):
-            self.store.keep(key, asdict(row), {})
-        return row
+        after = measure(row)
+        if after.left_out != OVER_BUDGET and after != row:
+            self.store.keep(key, asdict(after), {})
+        return after
 
-    def _run(self) -> Iterator[str]:
-        draw = np.random.default_rng((self.seed, self.length))
-        self._moved, self._among = (
-            key_prompts(self._tokenizer, self._short, self.screened, depths, draw) for depths in (MOVED, AMONG)
-        )
-        self._texts = document_batch(self.loaded, self._short, self.documents, self.seed)
-        trained = make_scheme(ORIGIN, self.loaded.window)
-        self._base = self._nll(trained, self._texts)
-        self._alone = self._nll(trained, without_first(self.loaded, self._texts, self._short // 2))
+    def _replaced(self, step: str, row: TuneRow, measure: Callable[[TuneRow], TuneRow]) -> bool:
+        """Take a step with a row, where it stands; whether anything came of it."""
+        at = self.rows.index(row)
+        self.rows[at] = self._kept(step, row, measure)
+        return self.rows[at] != row
+
+    def _screened(self) -> Iterator[str]:
+        every = _Shorts.drawn(self)
+        going_on = self._going_on()
+        first = every if going_on == len(self._candidates) else every.few()
         for scheme in self._candidates:
-            self.rows.append(self._kept(f"{_SCREEN} {scheme.spec}", partial(self._screen, scheme)))
-            yield f"{scheme.spec} screened"
-        for row in self._finalists():
-            at = self.rows.index(row)
-            self.rows[at] = self._kept(f"{_CHECK} {row.scheme}", partial(self._check, row))
-            yield f"{row.scheme} checked"
-        self.rows.sort(key=_rank)
+            row = TuneRow(scheme.spec, largest_position(
+                scheme.weave_at(self.length), self.length, scheme.visibility_at(self.length)
+            ))  # fmt: skip
+            self.rows.append(self._kept(_TRY, row, partial(self._screen, first)))
+            yield f"{scheme.spec} tried"
+        if first.count == every.count:
+            return
+        told = [row for row in self.rows if row.keys is not None]
+        for row in _ordered(told)[:going_on]:
+            self._replaced(_SCREEN, row, partial(self._screen, every))
+            yield f"{row.scheme} screened"
 
-    def _screen(self, scheme: Scheme) -> TuneRow:
-        began, window = time.monotonic(), self.loaded.window
-        largest = largest_position(scheme.weave_at(self.length), self.length, scheme.visibility_at(self.length))
-        row = TuneRow(scheme.spec, largest)
+    def _screen(self, shorts: _Shorts, row: TuneRow) -> TuneRow:
+        began, window, scheme = time.monotonic(), self.loaded.window, self._scheme(row)
         woven = scheme.weave_at(self.length).name != "linear"
-        if woven and largest > window:
-            return replace(row, left_out=f"its positions go up to {largest:g}, past the window of {window}")
+        if woven and row.largest > window:
+            return replace(row, left_out=f"its positions go up to {row.largest:g}, past the window of {window}")
         if began > self._until:
-            return replace(row, left_out=OVER_BUDGET)
+            return row if row.keys is not None else replace(row, left_out=OVER_BUDGET)
         # Keys that lie past the window there lie past it here; the filler stands for all that is between.
         far, many = (stand_in(scheme, self._short, self.length) for stand_in in (moved_away, among_more))
         assert far is not None
@@ -226,12 +298,16 @@ class Tuning:
             return replace(
                 row, left_out="not every query sees all that came before it: nothing can be predicted inside the window"
             )
-        keys, answers = zip(self._answers(far, self._moved), self._answers(many, self._among), strict=True)
-        rises = (float((self._nll(far, self._texts) - self._alone).mean()),
-                 float((self._nll(many, self._texts) - self._base).mean()))  # fmt: skip
+        keys, answers = zip(self._answers(far, shorts.moved), self._answers(many, shorts.among), strict=True)
+        rises = (float((self._nll(far, shorts.texts) - shorts.alone).mean()),
+                 float((self._nll(many, shorts.texts) - shorts.base).mean()))  # fmt: skip
         return replace(
-            row, keys=min(keys), answer=max(answers), rise=max(rises), screening=time.monotonic() - began,
+            row, screened=shorts.count, keys=min(keys), answer=max(answers), rise=max(rises),
+            screening=row.screening + time.monotonic() - began,
         )  # fmt: skip
+
+    def _scheme(self, row: TuneRow) -> Scheme:
+        return next(one for one in self._candidates if one.spec == row.scheme)
 
     def _answers(self, scheme: Scheme, prompts: Sequence[PasskeySample]) -> tuple[float, float]:
         """(share of exact answers, nats per token of the right ones)."""
@@ -242,33 +318,80 @@ class Tuning:
         """NLL of the last quarter of a short text."""
         return tail_nll(self.loaded, scheme, ids, max(1, self._short // 4))
 
+    def _checked(self) -> Iterator[str]:
+        self._firsts, self._rest = self._checks(True), self._checks(False)
+        for row in self._finalists():
+            self._replaced(_BEGIN, row, self._begin)
+            yield f"{row.scheme} begun"
+        while (leads := self._to_complete()) is not None:
+            if not self._replaced(_CHECK, leads, self._complete):
+                return  # over the budget
+            yield f"{leads.scheme} checked"
+
     def _finalists(self) -> list[TuneRow]:
         """The model as trained, and the best by what was predicted."""
-        screened = [row for row in self.rows if row.keys is not None and row.scheme != ORIGIN]
-        best = sorted(screened, key=_rank)[: self.finalists]
-        return [*(row for row in self.rows if row.scheme == ORIGIN), *best]
+        told = [row for row in self.rows if row.keys is not None and row.scheme != ORIGIN]
+        return [*(row for row in self.rows if row.scheme == ORIGIN), *_ordered(told)[: self.finalists]]
 
-    def _check(self, row: TuneRow) -> TuneRow:
+    def _to_complete(self) -> TuneRow | None:
+        """The one that leads, where it leads by its first checks alone; of the whole grid, any that has no others."""
+        begun = _ordered(row for row in self.rows if row.correct is not None)
+        among = begun if self.finalists is None else begun[:1]
+        return next((row for row in among if not self._whole(row)), None)
+
+    def _whole(self, row: TuneRow) -> bool:
+        return (row.total, row.texts) == (self.checked, self.documents)
+
+    def _begin(self, row: TuneRow) -> TuneRow:
         began = time.monotonic()
         if began > self._until and row.scheme != ORIGIN:
             return row
-        scheme = next(one for one in self._candidates if one.spec == row.scheme)
-        keys = draw_passkeys(self.loaded, self.length, self.checked, self.seed + 1)
-        found, _ = self._answers(scheme, keys)
-        correct = round(found * len(keys))
-        low, high = wilson(correct, len(keys))
-        texts = document_batch(self.loaded, self.length, self.documents, self.seed + 1)
-        nll = float(tail_nll(self.loaded, scheme, texts, self.loaded.window // 4).mean())
-        return replace(
-            row, correct=correct, total=len(keys), low=low, high=high, nll=nll,
-            checking=time.monotonic() - began,
+        keys, texts = self._firsts
+        correct, nll = self._measured(row, keys, texts)
+        first = replace(row, first_correct=correct, first_total=len(keys), first_nll=nll,
+                        beginning=time.monotonic() - began)  # fmt: skip
+        return self._with_checks(first, correct, len(keys), nll, len(texts), began)
+
+    def _complete(self, row: TuneRow) -> TuneRow:
+        began = time.monotonic()
+        if began > self._until:
+            return row
+        keys, texts = self._rest
+        correct, nll = self._measured(row, keys, texts)
+        assert row.correct is not None and row.total is not None and row.nll is not None
+        whole = (row.nll * row.texts + nll * len(texts)) / (row.texts + len(texts))
+        return self._with_checks(
+            row, row.correct + correct, row.total + len(keys), whole, row.texts + len(texts), began
         )  # fmt: skip
+
+    def _with_checks(self, row: TuneRow, correct: int, total: int, nll: float, texts: int, began: float) -> TuneRow:
+        low, high = wilson(correct, total)
+        return replace(
+            row, correct=correct, total=total, low=low, high=high, nll=nll, texts=texts,
+            checking=row.checking + time.monotonic() - began,
+        )  # fmt: skip
+
+    def _checks(self, first: bool) -> tuple[list[PasskeySample], Tensor]:
+        """Pass keys and texts that a check begins with, or the rest of them."""
+        keys = draw_passkeys(self.loaded, self.length, self.checked, self.seed + 1)
+        begun = _spread(len(keys), _BEGUN)
+        texts = document_batch(self.loaded, self.length, self.documents, self.seed + 1)
+        few = max(1, len(texts) // _BEGUN)
+        mine = [key for at, key in enumerate(keys) if (at in begun) == first]
+        return mine, texts[:few] if first else texts[few:]
+
+    def _measured(self, row: TuneRow, keys: Sequence[PasskeySample], texts: Tensor) -> tuple[int, float]:
+        """(pass keys found, nats per token), each 0 where there is nothing to be asked."""
+        scheme = self._scheme(row)
+        correct = round(self._answers(scheme, keys)[0] * len(keys)) if keys else 0
+        nll = float(tail_nll(self.loaded, scheme, texts, self.loaded.window // 4).mean()) if len(texts) else 0.0
+        return correct, nll
 
     @property
     def proposed(self) -> TuneRow | None:
         """The best of those that were checked; None where none was."""
         checked = [row for row in self.rows if row.correct is not None]
-        return min(checked, key=_rank) if checked else None
+        return _ordered(checked)[0] if checked else None
 
     def _settings(self) -> dict[str, Any]:
         best = self.proposed
@@ -306,33 +429,62 @@ class AgainstGrid:
 
 
 def against_grid(rows: Sequence[TuneRow], finalists: int = FINALISTS) -> AgainstGrid | None:
-    """Screening against the whole grid; None where not every candidate that was screened was checked."""
+    """Screening against the whole grid; None where not every candidate that was screened was checked in full."""
     told = [row for row in rows if row.keys is not None]
-    if len(told) <= finalists + 1 or any(row.correct is None for row in told):
+    if len(told) <= finalists + 1 or len({row.total for row in told}) > 1:
+        return None
+    if any(row.correct is None or row.first_correct is None for row in told):
         return None
     blind = [replace(row, correct=None, total=None, nll=None) for row in told if row.scheme != ORIGIN]
-    first = {row.scheme for row in sorted(blind, key=_rank)[:finalists]} | {ORIGIN}
-    taken = [row for row in told if row.scheme in first]
-    best, mine = min(told, key=_rank), min(taken, key=_rank)
+    first = {row.scheme for row in _ordered(blind)[:finalists]} | {ORIGIN}
+    whole = {row.scheme: row for row in told}
+    mine, completed = _raced([row for row in told if row.scheme in first])
+    best = _ordered(told)[0]
     grid = sum(row.checking for row in told)
-    spent = sum(row.screening for row in told) + sum(row.checking for row in taken)
+    spent = sum(row.screening for row in told) + sum(whole[name].beginning for name in first)
+    spent += sum(whole[name].checking - whole[name].beginning for name in completed)
     return AgainstGrid(
         finalists, _share(best), best.nll or math.nan, _share(mine), mine.nll or math.nan, spent / grid
     )  # fmt: skip
+
+
+def _raced(whole: Sequence[TuneRow]) -> tuple[TuneRow, set[str]]:
+    """The one that is proposed of those, and which had to be checked in full for it."""
+    known = {
+        row.scheme: replace(row, correct=row.first_correct, total=row.first_total, nll=row.first_nll, texts=0)
+        for row in whole
+    }
+    completed: set[str] = set()
+    while (best := _ordered(known.values())[0]).scheme not in completed:
+        completed.add(best.scheme)
+        known[best.scheme] = next(row for row in whole if row.scheme == best.scheme)
+    return best, completed
 
 
 def _share(row: TuneRow) -> float:
     return (row.correct or 0) / (row.total or 1)
 
 
+def _ordered(rows: Iterable[TuneRow]) -> list[TuneRow]:
+    """The best first. Likelihoods are compared on the same texts: all of them where every row has them, else those that
+    checks begin with.
+    """
+    found = list(rows)
+    begun = len({row.texts for row in found if row.correct is not None}) > 1
+    return sorted(found, key=lambda row: _rank(replace(row, nll=row.first_nll) if begun else row))
+
+
 def _rank(row: TuneRow) -> tuple[float, ...]:
     """The better the smaller: checked before screened before left out. Of what was checked, keys found, then the
-    likelihood; of what was screened, keys predicted, then how surprising the right answer is, then the likelihood.
+    likelihood; of what was screened, with all prompts before with a third, keys predicted, then how surprising the
+    right answer is, then the likelihood.
 
-    Nats within 0.05 count as equal, so that what is noise of a few prompts and texts does not decide.
+    Nats within 0.05 count as equal, so that what is noise of a few prompts and texts does not decide, and a rise to a
+    thousandth; of equals the one that is named first wins, the simpler in `candidates`.
     """
+    answer = round((row.answer or 0.0) / 0.05)
     if row.correct is not None and row.total:
-        return (0, -row.correct / row.total, round((row.nll or 0.0) / 0.05), row.answer or 0.0)
+        return (0, -row.correct / row.total, round((row.nll or 0.0) / 0.05), answer)
     if row.keys is not None:
-        return (1, -row.keys, round((row.answer or 0.0) / 0.05), row.rise or 0.0)
+        return (1, -row.screened, -row.keys, answer, round(row.rise or 0.0, 3))
     return (2, 0, 0, 0)

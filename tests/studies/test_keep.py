@@ -44,7 +44,9 @@ STUDIES = {
 
 def timeless(rows: list[Any]) -> list[Any]:
     """Rows without what a clock says."""
-    return [replace(row, screening=0.0, checking=0.0) if hasattr(row, "screening") else row for row in rows]
+    return [
+        replace(row, screening=0.0, beginning=0.0, checking=0.0) if hasattr(row, "screening") else row for row in rows
+    ]
 
 
 def refused(*_: object, **__: object) -> None:
