@@ -312,7 +312,7 @@ class Model:
         schemes: SchemesAsked = "origin,rerope",
         *,
         length: int | None = None,
-        lengths: Sequence[int] | None = None,
+        lengths: Sequence[int | str] | None = None,
         measure: int | None = None,
         samples: int = 2,
         tail: int | None = None,
@@ -325,7 +325,8 @@ class Model:
         Args:
             schemes: text, objects or both.
             length: tokens of the longest input; default 2M.
-            lengths: tokens; default M times 1.125, 1.25, 1.5, 2, 3, 4 and 8 below `length`, and `length`.
+            lengths: tokens, or text such as "2M"; default M times 1.125, 1.25, 1.5, 2, 3, 4 and 8 below `length`, and
+                `length`.
             measure: longest input that is really run; 0 predicts alone, from passes no longer than the window. Default
                 all.
             samples: shipped documents.
@@ -420,7 +421,7 @@ class Model:
         self,
         schemes: SchemesAsked = None,
         *,
-        lengths: Sequence[int] | None = None,
+        lengths: Sequence[int | str] | None = None,
         input: str = "documents",
         samples: int = 4,
         tail: int | None = None,
@@ -434,7 +435,7 @@ class Model:
 
         Args:
             schemes: text, objects or both; default every preset that fits, and log-n on some.
-            lengths: tokens; default 1.25, 1.5, 2 and 4 windows, of long ones up to 2.
+            lengths: tokens, or text such as "2M"; default 1.25, 1.5, 2 and 4 windows, of long ones up to 2.
             input: text, as `probe` takes it.
             samples: texts.
             tail: last tokens that everything is a mean over; default M/4.

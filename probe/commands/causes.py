@@ -6,14 +6,14 @@ import argparse
 
 from probe.commands import options, show
 from probe.commands.command import Command
-from probe.text import parse_numbers
+from probe.text import parse_lengths
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
     options.add_model(parser)
     options.add_scheme(parser, "origin,rerope")
     parser.add_argument("--length", type=int, help="tokens of the longest input (default: 2M)")
-    options.add_lengths(parser, None, "M times 1.125, 1.25, 1.5, 2, 3, 4 and 8, up to --length, and --length")
+    options.add_lengths_of_windows(parser, "M times 1.125, 1.25, 1.5, 2, 3, 4 and 8, up to --length, and --length")
     parser.add_argument(
         "--measure", type=int, metavar="TOKENS",
         help="longest input that is really run, to compare with; 0: none, predict alone (default: all)",
@@ -33,7 +33,7 @@ def _run(args: argparse.Namespace) -> None:
 
     check_texts(args.scheme)
     writable(args.out)
-    lengths = None if args.lengths is None else parse_numbers(args.lengths, "lengths", ())
+    lengths = None if args.lengths is None else parse_lengths(args.lengths)
     work = Causes(
         options.load(args), args.scheme, args.length, args.samples, args.seed, args.measure, args.tail, lengths,
         PieceStore(args.keep),

@@ -76,6 +76,11 @@ def add_lengths(parser: Adder, default: str | None, said: str | None = None) -> 
     parser.add_argument("--lengths", default=default, help=f"tokens, as 128,512 (default: {said or default})")
 
 
+def add_lengths_of_windows(parser: Adder, said: str) -> None:
+    """--lengths of a model whose window M is known when they are read; `said` is the default in words."""
+    parser.add_argument("--lengths", help=f"tokens, or windows: 1024,4096 or 1.5M,2M (default: {said})")
+
+
 def add_samples(parser: Adder, default: int, what: str) -> None:
     """--samples; `what` says of what."""
     parser.add_argument("--samples", type=int, default=default, help=f"{what} (default: {default})")

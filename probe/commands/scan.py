@@ -6,7 +6,7 @@ import argparse
 
 from probe.commands import options, show
 from probe.commands.command import Command
-from probe.text import parse_names, parse_numbers
+from probe.text import parse_lengths, parse_names
 
 _EXAMPLES = """\
 examples:
@@ -21,7 +21,7 @@ Stopped, a scan with --keep goes on where it was when it is called again.
 def _options(parser: argparse.ArgumentParser) -> None:
     options.add_model(parser)
     options.add_scheme(parser, None, "every preset that fits the model, origin+logn, mesa+logn")
-    options.add_lengths(parser, None, "1.25, 1.5, 2 and 4 windows, of long ones up to 2")
+    options.add_lengths_of_windows(parser, "1.25, 1.5, 2 and 4 windows, of long ones up to 2")
     parser.add_argument("--input", default="documents", help="text, as 'probe run' takes it (default: documents)")
     options.add_samples(parser, 4, "texts")
     parser.add_argument("--tail", type=int, help="last tokens that everything is a mean over (default: M/4)")
@@ -43,7 +43,7 @@ def _run(args: argparse.Namespace) -> None:
     if args.scheme is not None:
         check_texts(args.scheme)
     writable(args.out)
-    lengths = None if args.lengths is None else parse_numbers(args.lengths, "lengths", ())
+    lengths = None if args.lengths is None else parse_lengths(args.lengths)
     work = Scan(
         options.load(args), args.scheme, lengths, args.input, args.samples, args.seed, args.tail,
         parse_names(args.signals), PieceStore(args.keep), args.keys,

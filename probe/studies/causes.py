@@ -39,6 +39,7 @@ from probe.tasks.documents import document_batch
 from probe.tasks.encoding import first_token
 from probe.tasks.nll import not_finite
 from probe.tasks.scoring import heldout_nll
+from probe.text import lengths_at
 from probe.thresholds.measured import NLL_FLOOR
 
 GAP, COPIES = "distances, predicted", "keys, predicted"
@@ -202,7 +203,7 @@ class Causes:
         measure: longest input that is really run, to compare with, tokens; 0 for none, so that nothing longer than the
             window is; None for all.
         tail: last tokens that the rise is a mean over; None for a quarter of the window.
-        lengths: None for those of `lengths_up_to`; measured are all of them.
+        lengths: tokens, or text such as "1.5M"; None for those of `lengths_up_to`; measured are all of them.
         store: keeps what is measured.
         rows: what is done.
     """
@@ -214,7 +215,7 @@ class Causes:
     seed: int = 0
     measure: int | None = None
     tail: int | None = None
-    lengths: Sequence[int] | None = None
+    lengths: Sequence[int | str] | None = None
     store: PieceStore = field(default_factory=PieceStore)
     rows: list[CauseRow] = field(default_factory=list)
 
@@ -225,33 +226,33 @@ class Causes:
             ProbeError: a length inside the window, a tail that does not fit, a scheme that does not fit the model.
         """
         window = self.loaded.window
+        asked = None if self.lengths is None else lengths_at(window, self.lengths)
         if self.length is None:
-            self.length = max(self.lengths) if self.lengths else 2 * window
+            self.length = max(asked) if asked else 2 * window
         if self.length <= window:
             raise FieldError("length", f"more than the window of {window} tokens", self.length)
         if self.samples < 1:
             raise FieldError("samples", "at least 1", self.samples)
         self.tail = tail_of(self.tail, window)
-        self.lengths = lengths_up_to(window, self.length) if self.lengths is None else tuple(self.lengths)
-        if not self.lengths or min(self.lengths) <= window:
-            raise FieldError("lengths", f"some, all above the window of {window}", list(self.lengths))
+        self._lengths = lengths_up_to(window, self.length) if asked is None else asked
+        if not self._lengths or min(self._lengths) <= window:
+            raise FieldError("lengths", f"some, all above the window of {window}", list(self._lengths))
         self.schemes = resolve_schemes(self.schemes, window)
         for scheme in self.schemes:
             check_scheme(self.loaded.model, scheme)
-            for length in self.lengths:
+            for length in self._lengths:
                 scheme.weave_at(length)
         self._texts(max((window, *self.measured)))
 
     @property
     def measured(self) -> tuple[int, ...]:
         """The lengths that are really run."""
-        lengths = tuple(self.lengths or ())
-        return lengths if self.measure is None else tuple(length for length in lengths if length <= self.measure)
+        return tuple(length for length in self._lengths if self.measure is None or length <= self.measure)
 
     @property
     def total(self) -> int:
         """Rows that there will be."""
-        return 2 * len(self.schemes) * (len(self.lengths or ()) + len(self.measured))
+        return 2 * len(self.schemes) * (len(self._lengths) + len(self.measured))
 
     def _texts(self, length: int) -> Int[Tensor, "samples length"]:
         return document_batch(self.loaded, length, self.samples, self.seed)
@@ -267,7 +268,7 @@ class Causes:
         trained = make_scheme(ORIGIN, window)
         base = self._tails("window", trained, short)
         without: dict[int, Tensor] = {}  # many lengths move the same tokens away
-        for length in self.lengths or ():
+        for length in self._lengths:
             at, gap = gap_for(window, length)
             if at not in without:
                 without[at] = self._tails(f"without {at}", trained, without_first(self.loaded, short, at))
@@ -317,7 +318,7 @@ class Causes:
         return {
             "model": self.loaded.name, "window": self.loaded.window,
             "schemes": [scheme.spec for scheme in self.schemes], "length": self.length,
-            "lengths": list(self.lengths or ()), "samples": self.samples, "seed": self.seed, "tail": self.tail,
+            "lengths": list(self._lengths), "samples": self.samples, "seed": self.seed, "tail": self.tail,
             "input": "documents", "measured": list(self.measured), "floor": NLL_FLOOR,
         }  # fmt: skip
 

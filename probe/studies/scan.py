@@ -48,6 +48,7 @@ from probe.studies.short_keys import AMONG, MOVED, among_more, key_prompts, move
 from probe.tasks.inputs import Ids, draw_input
 from probe.tasks.passkey import PasskeySample
 from probe.tasks.scoring import draw_passkeys, passkey_answers, passkey_hits
+from probe.text import lengths_at
 from probe.thresholds.measured import NLL_FLOOR
 
 SHARES = (1.25, 1.5, 2.0, 4.0)
@@ -176,7 +177,7 @@ class Scan:
         loaded: a model with a vocabulary head.
         schemes: text, objects or both; they are resolved to objects. None for every preset that fits, and log-n on
             some.
-        lengths: tokens; None for 1.25, 1.5, 2 and 4 windows, of long ones up to 2.
+        lengths: tokens, or text such as "1.5M"; None for 1.25, 1.5, 2 and 4 windows, of long ones up to 2.
         input: text, as `draw_input` takes it, or token ids; for shorter lengths it is cut at its beginning.
         samples: texts.
         seed: draws them, and what the controls draw.
@@ -191,7 +192,7 @@ class Scan:
 
     loaded: LoadedModel
     schemes: Any = None
-    lengths: Sequence[int] | None = None
+    lengths: Sequence[int | str] | None = None
     input: str | Ids = "documents"
     samples: int = 4
     seed: int = 0
@@ -215,9 +216,9 @@ class Scan:
         if self.lengths is None:
             lengths = (round(share * window) for share in SHARES)
             self.lengths = [length for length in lengths if length <= usual_length(window)]
-        if not self.lengths or min(self.lengths) <= window:
-            raise FieldError("lengths", f"some, all above the window of {window}", list(self.lengths))
-        self.lengths = sorted(set(self.lengths))
+        self._lengths = sorted(lengths_at(window, self.lengths))
+        if not self._lengths or self._lengths[0] <= window:
+            raise FieldError("lengths", f"some, all above the window of {window}", self._lengths)
         self.tail = tail_of(self.tail, window)
         self.signals = tuple(SIGNALS) if self.signals is None else tuple(self.signals)
         for name in self.signals:
@@ -225,7 +226,7 @@ class Scan:
         self.schemes = self._fitting() if self.schemes is None else resolve_schemes(self.schemes, window)
         for scheme in self.schemes:
             check_scheme(self.loaded.model, scheme)
-            for length in self.lengths:
+            for length in self._lengths:
                 scheme.weave_at(length)
         if self.keys < 0:
             raise FieldError("keys", "at least 0", self.keys)
@@ -234,7 +235,7 @@ class Scan:
         self.block = max(4, window // 32)
         made_of_hidden = any(isinstance(SIGNALS[name], PositionalSignal) for name in self.signals)
         self._collected = tuple(dict.fromkeys((*self.signals, *([HIDDEN] if made_of_hidden else []))))
-        self._drawn = draw_input(self.loaded, self.input, max(self.lengths), self.samples, self.seed)
+        self._drawn = draw_input(self.loaded, self.input, self._lengths[-1], self.samples, self.seed)
 
     def _fitting(self) -> list[Scheme]:
         """Every preset that the model takes, the trained one first, and log-n on the trained one and on Mesa."""
@@ -251,7 +252,7 @@ class Scan:
     @property
     def total(self) -> int:
         """Pairs that there will be."""
-        return len(self.schemes) * len(self.lengths or ())
+        return len(self.schemes) * len(self._lengths)
 
     def _ending(self, length: int) -> Int[Tensor, "samples length"]:
         """The last tokens of every text."""
@@ -262,7 +263,7 @@ class Scan:
         made_with = self._settings() | made_by(self.loaded) | {"sha256": self._drawn.record().sha256}
         with self.store.opened(made_with):
             known = _Known.of(self)
-            for length in self.lengths or ():
+            for length in self._lengths:
                 for scheme in self.schemes:
                     row, units = self._pair(known, scheme, length)
                     self.rows.append(row)
@@ -284,7 +285,7 @@ class Scan:
 
     def _settings(self) -> dict[str, Any]:
         return {
-            "model": self.loaded.name, "window": self.loaded.window, "lengths": list(self.lengths or ()),
+            "model": self.loaded.name, "window": self.loaded.window, "lengths": self._lengths,
             "schemes": [scheme.spec for scheme in self.schemes],
             "input": self._drawn.spec, "samples": len(self._drawn.ids),
             "seed": self.seed, "tail": self.tail, "block": self.block, "signals": list(self.signals or ()),

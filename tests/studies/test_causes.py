@@ -12,6 +12,7 @@ import torch
 
 import weavescope as ws
 from probe.commands.main import main
+from probe.errors import FieldError
 from probe.models.load import LoadedModel, load_model
 from probe.schemes import parse_scheme
 from probe.seam.apply import apply_scheme
@@ -233,3 +234,10 @@ def test_bad_input_is_a_line(arguments: tuple[str, ...], said: str, capsys: pyte
 def test_the_library_gives_the_same_rows(rows: list[CauseRow]) -> None:
     found = ws.load("rope").causes("origin", lengths=[2048], measure=0, samples=3, seed=1)
     assert found.rows[0] == one(rows, "origin", GAP, 2048)
+
+
+def test_lengths_may_be_told_in_windows(rope):
+    work = Causes(rope, lengths=["1.5M", 640], samples=1, measure=0)
+    assert work._settings()["lengths"] == [768, 640] and work.length == 768
+    with pytest.raises(FieldError, match="above the window of 512"):
+        Causes(rope, lengths=["M/2"], samples=1)

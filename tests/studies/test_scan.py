@@ -273,3 +273,12 @@ def test_every_scheme_that_fits_a_model_is_scanned_by_default(model: str) -> Non
     work = Scan(load_model(model), None, [288], samples=1, signals=("norm",))
     list(work.run())
     assert len(work.rows) == work.total == len(work.schemes) and "nope" in {row.scheme for row in work.rows}
+
+
+def test_lengths_may_be_told_in_windows(capsys):
+    call = ["scan", "--model", "rope-b1e3", "--scheme", "origin", "--lengths", "1.5M", "--samples", "1",
+            "--signals", "nll", "--quiet", "--json"]  # fmt: skip
+    assert main(call) == 0
+    assert json.loads(capsys.readouterr().out)["settings"]["lengths"] == [384]
+    assert main(["scan", "--model", "rope-b1e3", "--lengths", "M"]) == 2
+    assert "above the window of 256, got [256]" in capsys.readouterr().err
