@@ -240,4 +240,4 @@ def test_lengths_may_be_told_in_windows(rope):
     work = Causes(rope, lengths=["1.5M", 640], samples=1, measure=0)
     assert work._settings()["lengths"] == [768, 640] and work.length == 768
     with pytest.raises(FieldError, match="above the window of 512"):
-        Causes(rope, lengths=["M/2"], samples=1)
+        Causes(rope, lengths=["M/2", "2M"], samples=1)
