@@ -23,6 +23,7 @@ from probe.studies.leads import LeadRow, Leads
 from probe.studies.patching import Patching, PatchRow
 from probe.studies.pieces import PieceStore
 from probe.studies.positional import Positional, PositionalRow
+from probe.studies.precision import Precision, PrecisionRow
 from probe.studies.run import Numbers, RunSettings, SchemesAsked, run_probe
 from probe.studies.scan import Scan, ScanRow
 from probe.studies.sweep import Sweep
@@ -523,6 +524,37 @@ class Model:
             ProbeError: too short a length, too few texts, or what does not fit.
         """
         work = Positional(self.loaded, schemes, length, input, samples, seed, _store(keep))
+        return _finished(work, progress)
+
+    def precision(
+        self,
+        schemes: SchemesAsked = None,
+        *,
+        dtypes: Sequence[str] = ("float32", "bfloat16", "float16"),
+        length: int | None = None,
+        input: str = "documents",
+        seed: int = 0,
+        exact_angles: bool = False,
+        progress: Progress | None = None,
+    ) -> Result[PrecisionRow]:
+        """What a number type costs under every scheme, beside the same rounded weights in float64.
+
+        Args:
+            schemes: text, objects or both; default every preset that fits, rerope+logn, mesa+logn.
+            dtypes: number types.
+            length: tokens; default 2M, at most 2048.
+            input: text, as `probe` takes it.
+            seed: of the text.
+            exact_angles: rotary angles in float64; the stock model's are in float32.
+            progress: told how far it is.
+
+        Returns:
+            A row per type and scheme; "stock" is the model as transformers runs it.
+
+        Raises:
+            ProbeError: an unknown type, or what does not fit the model.
+        """
+        work = Precision(self.loaded, schemes, dtypes, length, input, seed, exact_angles)
         return _finished(work, progress)
 
     def patch(

@@ -24,6 +24,7 @@ from probe.commands import (
     patch,
     peers,
     positional,
+    precision,
     report,
     run,
     runs,
@@ -41,8 +42,8 @@ from probe.commands.ending import exit_code, flags, stoppable
 
 COMMANDS: tuple[Command | Group, ...] = (
     run.COMMAND, eval.COMMAND, lm_eval.COMMAND, causes.COMMAND, tune.COMMAND, frequencies.COMMAND, scan.COMMAND,
-    leads.COMMAND, study.COMMAND, signals.COMMAND, positional.COMMAND, patch.COMMAND, generate.COMMAND,
-    serve.COMMAND, audit.COMMAND,
+    leads.COMMAND, study.COMMAND, signals.COMMAND, positional.COMMAND, patch.COMMAND, precision.COMMAND,
+    generate.COMMAND, serve.COMMAND, audit.COMMAND,
     bench.COMMAND, peers.COMMAND, tables.COMMAND, report.COMMAND, runs.COMMAND, figure.COMMAND, models.COMMAND,
     schemes.COMMAND, choices.COMMAND, train.COMMAND, accept.COMMAND, app.COMMAND,
 )  # fmt: skip

@@ -384,6 +384,28 @@ def positional(result: Result[Any], json_only: bool) -> None:
     )
 
 
+def precision(result: Result[Any], json_only: bool) -> None:
+    """A row per scheme and number type."""
+    from probe.studies.tables import PRECISION_TITLES, precision_cells
+
+    if json_only:
+        as_json(result.to_json())
+        return
+    chosen = result.settings
+    angles = "float64" if chosen["exact_angles"] else "float32, as the stock model's"
+    print(
+        f"model {chosen['model']}, window M = {chosen['window']}, {chosen['length']} tokens of {chosen['input']}, seed "
+        f"{chosen['seed']}, angles in {angles}\n"
+    )
+    cells = [dict(zip(PRECISION_TITLES, line, strict=True)) for line in precision_cells(list(result.rows))]
+    print(format_table(cells, PRECISION_TITLES))
+    print(
+        "\nbeside the same rounded weights in float64, angles too: error is the root mean square of the last layer's "
+        "output,\nrelative; nats what the next token's log-probability differs by; stock is the model as transformers "
+        "runs it"
+    )
+
+
 def _summary_table(results: Sequence[Mapping[str, Any]]) -> str:
     """Empty where no truth can be told."""
     from probe.studies.leads import lead_summaries

@@ -19,8 +19,8 @@ def _options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=options.path,
         metavar="FILE",
-        help="what --out of eval, causes, tune, frequencies, scan, study, leads, positional, patch, bench or peers "
-        "wrote, or audit --json printed",
+        help="what --out of eval, causes, tune, frequencies, scan, study, leads, positional, patch, precision, "
+        "bench or peers wrote, or audit --json printed",
     )
 
 
@@ -35,6 +35,7 @@ def kinds() -> dict[str, Markdown]:
         "audit": tasks.audit_markdown, "bench": bench.markdown, "causes": studies.causes_markdown,
         "eval": tasks.markdown, "frequencies": studies.frequencies_markdown, "leads": studies.leads_markdown,
         "patch": studies.patch_markdown, "peers": peers.markdown, "positional": studies.positional_markdown,
+        "precision": studies.precision_markdown,
         "scan": studies.scan_markdown, "study": studies.study_markdown, "tune": studies.tune_markdown,
     }  # fmt: skip
 
@@ -56,7 +57,7 @@ def _run(args: argparse.Namespace) -> None:
 COMMAND = Command(
     "tables",
     "make Markdown tables of results: eval, causes, tune, frequencies, scan, study, leads, positional, patch, audit, "
-    "bench, peers",
+    "precision, bench, peers",
     _options, _run,
     python="weavescope results show themselves; .to_pandas()",
 )  # fmt: skip

@@ -13,6 +13,7 @@ from probe.studies.frequencies import FrequencyRow
 from probe.studies.leads import TRUTH, LeadRow, LeadSummary, lead_rows, lead_summaries
 from probe.studies.patching import PatchRow, recovered
 from probe.studies.positional import INSIDE, PAST, PositionalRow, positional_rows
+from probe.studies.precision import PrecisionRow
 from probe.studies.predictors import RULES, CalibrationRow, StudyRow, summaries
 from probe.studies.scan import ScanRow
 from probe.studies.tune import TuneRow
@@ -252,6 +253,41 @@ def study_markdown(result: Mapping[str, Any]) -> str:
     if not known:
         return found
     return f"{found}\n\n{pipe_table(CALIBRATION_TITLES, calibration_cells(known), (False, *[True] * 5))}"
+
+
+PRECISION_TITLES = ("dtype", "scheme", "error", "of stock's", "nats, mean", "nats, most", "same token")
+
+
+def precision_cells(rows: Sequence[PrecisionRow]) -> list[list[str]]:
+    """A line per scheme and number type."""
+    return [
+        [row.dtype, row.scheme, row.untold or CANNOT_TELL, "", "", "", ""]
+        if row.error is None
+        else [
+            row.dtype, row.scheme, f"{row.error:.1e}", CANNOT_TELL if row.ratio is None else f"{row.ratio:.2f}",
+            f"{row.nats:.1e}", f"{row.most:.1e}", f"{row.same:.1%}",
+        ]
+        for row in rows
+    ]  # fmt: skip
+
+
+def precision_markdown(result: Mapping[str, Any]) -> str:
+    """A caption and a table: a row per scheme and number type.
+
+    Args:
+        result: as `Result.to_json` has it.
+
+    Raises:
+        ProbeError: it is no result of `probe precision`.
+    """
+    with _reading("precision"):
+        rows, chosen = [PrecisionRow(**row) for row in result["rows"]], result["settings"]
+        caption = (
+            f"`{chosen['model']}`, M = {chosen['window']}, {chosen['length']} tokens of `{chosen['input']}`, seed "
+            f"{chosen['seed']}, beside float64"
+        )
+    lines = [[dtype, f"`{scheme}`", *rest] for dtype, scheme, *rest in precision_cells(rows)]
+    return f"{caption}\n\n{pipe_table(PRECISION_TITLES, lines, (False, False, *[True] * 5))}"
 
 
 def tune_markdown(result: Mapping[str, Any]) -> str:

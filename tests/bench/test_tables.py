@@ -65,7 +65,7 @@ def test_a_result_is_a_caption_and_a_table(tmp_path: Path, capsys: pytest.Captur
         (
             json.dumps(RESULT | {"kind": "soup"}),
             "unknown kind of result 'soup'; known: audit, bench, causes, eval, frequencies, leads, patch, peers, "
-            "positional, scan, study, tune",
+            "positional, precision, scan, study, tune",
         ),
     ],
 )
