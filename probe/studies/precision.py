@@ -153,11 +153,11 @@ class Precision:
         origin = resolve_schemes("origin", self.loaded.window)[0]
         try:
             hidden, scores = self._outputs(low, scheme, self.exact_angles)
-        except RuntimeError as error:
+        except RuntimeError as failed:
             if scheme is not None:
                 raise
             # An MPT whose bias is a table of M rows, for one.
-            return PrecisionRow(said, name, untold=f"transformers does not run it at this length: {error}")
+            return PrecisionRow(said, name, untold=f"transformers does not run it at this length: {failed}")
         if not bool(hidden.isfinite().all()):
             return PrecisionRow(said, name, untold=f"NaN or infinite in {name}")
         exact, right = self._outputs(high, scheme or origin, True)
