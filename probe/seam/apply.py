@@ -23,6 +23,7 @@ from transformers import AttentionInterface, PretrainedConfig, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, flash_attention_mask
 
 from probe.errors import ProbeError, unknown
+from probe.schemes import PRESETS, resolve_schemes
 from probe.schemes.scheme import ORIGIN, Scheme
 from probe.schemes.visibility import Lambda
 from probe.seam.attend import SLOT, CompiledScheme, LayerScheme, ModelScheme, is_own_window, scheme_attention
@@ -179,6 +180,19 @@ def check_scheme(model: ProbedModel, scheme: Scheme, *, weave_local: bool = Fals
     family = family_of(model.config)
     if not isinstance(model, ToyModel):
         _check_fits(scheme, family.name, family.layer_positions(model), family.layer_windows(model), weave_local)
+
+
+def fitting(model: ProbedModel, window: int, *more: str) -> list[Scheme]:
+    """Every preset that the model takes, the trained one first, and of `more` schemes those that it takes."""
+    found = []
+    for spec in (*PRESETS, *more):
+        [scheme] = resolve_schemes(spec, window)
+        try:
+            check_scheme(model, scheme)
+        except ProbeError:
+            continue
+        found.append(scheme)
+    return found
 
 
 @contextmanager

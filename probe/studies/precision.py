@@ -18,12 +18,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from probe.errors import FieldError, ProbeError, unknown
+from probe.errors import FieldError, unknown
 from probe.models.load import DTYPES, LoadedModel
 from probe.provenance import Provenance
 from probe.results import Records, Result
-from probe.schemes import PRESETS, Scheme, resolve_schemes
-from probe.seam.apply import apply_scheme, check_scheme
+from probe.schemes import ORIGIN, Scheme, make_scheme, resolve_schemes
+from probe.seam.apply import apply_scheme, check_scheme, fitting
 from probe.tasks.inputs import Ids, draw_input
 
 STOCK = "stock"
@@ -114,21 +114,12 @@ class Precision:
         if self.length < 8:
             raise FieldError("length", "at least 8", self.length)
         self._drawn = draw_input(self.loaded, self.input, self.length, 1, self.seed)
-        self.schemes = self._fitting() if self.schemes is None else resolve_schemes(self.schemes, window)
+        if self.schemes is None:
+            self.schemes = fitting(self.loaded.model, window, "rerope+logn", "mesa+logn")
+        self.schemes = resolve_schemes(self.schemes, window)
         for scheme in self.schemes:
             check_scheme(self.loaded.model, scheme)
             scheme.weave_at(self.length)
-
-    def _fitting(self) -> list[Scheme]:
-        found = []
-        for spec in (*PRESETS, "rerope+logn", "mesa+logn"):
-            [scheme] = resolve_schemes(spec, self.loaded.window)
-            try:
-                check_scheme(self.loaded.model, scheme)
-            except ProbeError:
-                continue
-            found.append(scheme)
-        return found
 
     @property
     def total(self) -> int:
@@ -150,7 +141,7 @@ class Precision:
     def _row(self, name: str, scheme: Scheme | None, low: Any, high: Any, stock: float | None) -> PrecisionRow:
         said = STOCK if scheme is None else scheme.spec
         # What the stock model loses is lost against exact angles too, so its reference is `origin`, not itself.
-        origin = resolve_schemes("origin", self.loaded.window)[0]
+        origin = make_scheme(ORIGIN, self.loaded.window)
         try:
             hidden, scores = self._outputs(low, scheme, self.exact_angles)
         except RuntimeError as failed:

@@ -21,13 +21,13 @@ from torch import Tensor
 from typing_extensions import override
 
 from probe.defaults import usual_length
-from probe.errors import FieldError, ProbeError
+from probe.errors import FieldError
 from probe.models.load import LoadedModel
 from probe.provenance import Provenance
 from probe.results import Records, Result
-from probe.schemes import ORIGIN, PRESETS, Scheme, make_scheme, resolve_schemes
+from probe.schemes import ORIGIN, Scheme, make_scheme, resolve_schemes
 from probe.schemes.cut_out import largest_position, without_middle
-from probe.seam.apply import check_scheme
+from probe.seam.apply import check_scheme, fitting
 from probe.seam.positions import Rope
 from probe.signals.collect import HIDDEN, OUTPUT, Collected, collect, positional_values
 from probe.signals.reference import LayerReference, fit_reference
@@ -223,7 +223,9 @@ class Scan:
         self.signals = tuple(SIGNALS) if self.signals is None else tuple(self.signals)
         for name in self.signals:
             SIGNALS[name]
-        self.schemes = self._fitting() if self.schemes is None else resolve_schemes(self.schemes, window)
+        if self.schemes is None:
+            self.schemes = fitting(self.loaded.model, window, "origin+logn", "mesa+logn")
+        self.schemes = resolve_schemes(self.schemes, window)
         for scheme in self.schemes:
             check_scheme(self.loaded.model, scheme)
             for length in self._lengths:
@@ -236,18 +238,6 @@ class Scan:
         made_of_hidden = any(isinstance(SIGNALS[name], PositionalSignal) for name in self.signals)
         self._collected = tuple(dict.fromkeys((*self.signals, *([HIDDEN] if made_of_hidden else []))))
         self._drawn = draw_input(self.loaded, self.input, self._lengths[-1], self.samples, self.seed)
-
-    def _fitting(self) -> list[Scheme]:
-        """Every preset that the model takes, the trained one first, and log-n on the trained one and on Mesa."""
-        found = []
-        for spec in (*PRESETS, "origin+logn", "mesa+logn"):
-            [scheme] = resolve_schemes(spec, self.loaded.window)
-            try:
-                check_scheme(self.loaded.model, scheme)
-            except ProbeError:
-                continue
-            found.append(scheme)
-        return found
 
     @property
     def total(self) -> int:
