@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -44,20 +45,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("package")
     for name in tracked():
         (folder / "checkout" / name).parent.mkdir(parents=True, exist_ok=True)
-        os.link(ROOT / name, folder / "checkout" / name) if _same_disk(folder) else _copy(name, folder / "checkout")
+        shutil.copy(ROOT / name, folder / "checkout" / name)
     source = build(folder / "checkout", "sdist", folder / "sdist")
     with tarfile.open(source) as packed:
         packed.extractall(folder / "unpacked", filter="data")
     [unpacked] = (folder / "unpacked").iterdir()
     return source, build(unpacked, "wheel", folder / "wheel")
-
-
-def _same_disk(folder: Path) -> bool:
-    return folder.stat().st_dev == ROOT.stat().st_dev
-
-
-def _copy(name: str, to: Path) -> None:
-    (to / name).write_bytes((ROOT / name).read_bytes())
 
 
 def test_the_source_distribution_is_the_checkout(built: tuple[Path, Path]) -> None:

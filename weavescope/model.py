@@ -367,7 +367,7 @@ class Model:
             budget: seconds for screening and checking; default no limit.
             screened: short prompts per experiment and candidate.
             finalists: candidates that are checked at the length; None for all.
-            checked: pass keys per finalist at the length.
+            checked: pass keys at the length; a finalist is asked for a quarter first, who leads for the rest.
             documents: texts that likelihoods are means over.
             seed: of keys and texts.
             keep: folder for what is measured; what is there is not measured again.

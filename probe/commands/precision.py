@@ -14,8 +14,8 @@ examples:
   probe precision --model smollm2 --scheme origin,rerope,mesa --dtypes bfloat16 --length 9216
   probe precision --dtypes float32 --exact-angles               what float32 angles are worth
 
-The reference is the same model, its weights rounded to the same type, in float64 with float64 angles: it needs 8 bytes
-per weight.
+The reference is the same model, its weights rounded to the same type, in float64 with float64 angles: it needs up
+to 12 bytes per weight beside the model.
 """
 
 

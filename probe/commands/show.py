@@ -486,7 +486,7 @@ def tuning(result: Result[Any], json_only: bool) -> None:
     print(
         "\npredicted: from prompts inside the window, the key moved away as far as at that length, or the filler "
         "counted as often;\nkeys found, nats per token: at that length, 95% intervals; all keys were asked of what is "
-        "proposed, a few\nof those that it beat by them"
+        "proposed, a few\nof those that it beat by them, unless the budget ended before"
     )
     _against(rows)
     if chosen["proposed"] is None:

@@ -32,7 +32,9 @@ def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--finalists", default="3", help="candidates that are checked at the length, or all (default: 3)"
     )
-    parser.add_argument("--checked", type=int, default=8, help="pass keys per finalist at the length (default: 8)")
+    parser.add_argument(
+        "--checked", type=int, default=8, help="pass keys at the length, a quarter of them first (default: 8)"
+    )
     parser.add_argument("--documents", type=int, default=2, help="texts that likelihoods are means over (default: 2)")
     options.add_seed(parser, "of keys and texts")
     options.add_keep(parser)

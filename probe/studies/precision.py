@@ -25,12 +25,16 @@ from probe.results import Records, Result
 from probe.schemes import ORIGIN, Scheme, make_scheme, resolve_schemes
 from probe.seam.apply import apply_scheme, check_scheme, fitting
 from probe.tasks.inputs import Ids, draw_input
+from probe.tasks.nll import logits_of
 
 STOCK = "stock"
 """The model as transformers runs it, nothing applied."""
 USUAL = ("float32", "bfloat16", "float16")
 _BLOCK = 512
 """Positions whose logits are held at once."""
+
+
+_Outputs = tuple[Float[Tensor, "positions width"], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -131,17 +135,22 @@ class Precision:
         for name in self.dtypes:
             low = cast(self.loaded.model, DTYPES[name])
             high = cast(low, torch.float64)
+            # What the stock model loses is lost against exact angles too, so its reference is `origin`, not itself.
+            origin = make_scheme(ORIGIN, self.loaded.window)
+            trained = self._outputs(high, origin, True)
             stock: float | None = None
             for scheme in (None, *self.schemes):
-                row = self._row(name, scheme, low, high, stock)
+                plain = scheme is None or scheme.spec == origin.spec
+                exact = trained if plain else self._outputs(high, scheme, True)
+                row = self._row(name, scheme, low, exact, stock)
                 stock = row.error if scheme is None else stock
                 self.rows.append(row)
                 yield f"{row.scheme} in {name}"
 
-    def _row(self, name: str, scheme: Scheme | None, low: Any, high: Any, stock: float | None) -> PrecisionRow:
+    def _row(
+        self, name: str, scheme: Scheme | None, low: Any, reference: _Outputs, stock: float | None
+    ) -> PrecisionRow:
         said = STOCK if scheme is None else scheme.spec
-        # What the stock model loses is lost against exact angles too, so its reference is `origin`, not itself.
-        origin = make_scheme(ORIGIN, self.loaded.window)
         try:
             hidden, scores = self._outputs(low, scheme, self.exact_angles)
         except RuntimeError as failed:
@@ -151,7 +160,7 @@ class Precision:
             return PrecisionRow(said, name, untold=f"transformers does not run it at this length: {failed}")
         if not bool(hidden.isfinite().all()):
             return PrecisionRow(said, name, untold=f"NaN or infinite in {name}")
-        exact, right = self._outputs(high, scheme or origin, True)
+        exact, right = reference
         if not bool(exact.isfinite().all()):
             return PrecisionRow(said, name, untold="NaN or infinite in float64")
         error = float((hidden - exact).norm() / exact.norm())
@@ -162,9 +171,7 @@ class Precision:
         )  # fmt: skip
 
     @torch.no_grad()
-    def _outputs(
-        self, model: Any, scheme: Scheme | None, exact_angles: bool
-    ) -> tuple[Float[Tensor, "positions width"], tuple[Tensor, Tensor]]:
+    def _outputs(self, model: Any, scheme: Scheme | None, exact_angles: bool) -> _Outputs:
         """(the last layer's output, (log-probability of every next token, most likely token)), float64 on the CPU."""
         ids = self._drawn.ids[:1].to(self.loaded.device)
         if scheme is None:
@@ -172,13 +179,13 @@ class Precision:
         else:
             with apply_scheme(model, scheme, exact_angles=exact_angles):
                 hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-        return hidden[0].double().cpu(), self._scored(model.get_output_embeddings(), hidden[:, :-1], ids[0, 1:])
+        return hidden[0].double().cpu(), self._scored(model, hidden[:, :-1], ids[0, 1:])
 
     @staticmethod
-    def _scored(head: Any, hidden: Tensor, targets: Int[Tensor, " positions"]) -> tuple[Tensor, Tensor]:
+    def _scored(model: Any, hidden: Tensor, targets: Int[Tensor, " positions"]) -> tuple[Tensor, Tensor]:
         found, best = [], []
         for part, mine in zip(hidden.split(_BLOCK, dim=1), targets.split(_BLOCK), strict=True):
-            logits = log_softmax(head(part)[0].double(), dim=-1)
+            logits = log_softmax(logits_of(model, part)[0].double(), dim=-1)
             found.append(logits.gather(1, mine[:, None])[:, 0].cpu())
             best.append(logits.argmax(dim=-1).cpu())
         return torch.cat(found), torch.cat(best)

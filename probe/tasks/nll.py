@@ -25,6 +25,24 @@ Seer = Callable[[Tensor, Tensor], None]
 """Told of some positions' logits [batch, positions, vocabulary] and the tokens that came [batch, positions]."""
 
 
+def logits_of(model: PreTrainedModel, hidden: Float[Tensor, "... width"]) -> Float[Tensor, "... vocabulary"]:
+    """The logits that the model makes of its last hidden states, in its own dtype.
+
+    What some families do to them behind the head is theirs too: Cohere scales, Granite divides, HyperCLOVA X multiplies
+    by what Granite divides by, Gemma 2 caps.
+    """
+    logits: Tensor = model.get_output_embeddings()(hidden)
+    config = model.config
+    scale, divisor, cap = (
+        getattr(config, name, None) for name in ("logit_scale", "logits_scaling", "final_logit_softcapping")
+    )
+    if isinstance(scale, float | int):
+        logits = logits * scale
+    if divisor:
+        logits = logits * divisor if config.model_type == "hyperclovax" else logits / divisor
+    return logits if not cap else torch.tanh(logits / cap) * cap
+
+
 @torch.no_grad()
 def nll_per_position(
     model: PreTrainedModel, ids: Int[Tensor, "batch length"], see: Seer = lambda logits, targets: None
@@ -39,11 +57,10 @@ def nll_per_position(
         see: told of every block of logits, in the order of positions.
     """
     hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    head = model.get_output_embeddings()
     losses = torch.full(ids.shape, float("nan"))
     for start in range(0, ids.shape[1] - 1, HEAD_BLOCK):
         stop = min(start + HEAD_BLOCK, ids.shape[1] - 1)
-        logits = head(hidden[:, start:stop]).float()
+        logits = logits_of(model, hidden[:, start:stop]).float()
         targets = ids[:, start + 1 : stop + 1].to(logits.device)
         block = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
         losses[:, start + 1 : stop + 1] = block.cpu()
